@@ -1,0 +1,65 @@
+"""The program `implayer`: `python -m applications ...` from a clone, `implayer ...` after an installation."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .shared.memory import huge_pages
+
+huge_pages()  # before anything allocates
+
+from implayer.errors import ImplayerError  # noqa: E402
+
+from .shared.errors import InputError  # noqa: E402
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0, 1 a failed run, 2 wrong usage or input, 130 interrupted and saved."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except InputError as error:
+        return _complain(error, USAGE)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("implayer", "applications", ""):
+            raise
+        return _complain(f"this needs the package `{package}`: pip install 'implayer[apps]'", USAGE)
+    except ImplayerError as error:
+        return _complain(error, FAILED)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return _complain("interrupted; what was saved before is intact", INTERRUPTED)
+    except BrokenPipeError:  # `implayer ... | head`
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return OK
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments[:1] == ["bench"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        from .bench import run_bench  # its programs have options of their own
+
+        return run_bench(arguments[1], arguments[2:])
+    command = _parse(arguments)
+    return command() or OK
+
+
+def _parse(arguments: list[str]) -> Any:
+    """The command, as something to call."""
+    from .command_line import parse
+
+    return parse(arguments)
+
+
+def _complain(message: object, code: int) -> int:
+    print(f"implayer: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

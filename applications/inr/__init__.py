@@ -1,0 +1,1 @@
+"""Implicit neural representations: a picture as a function of coordinates, through an equilibrium layer or without."""

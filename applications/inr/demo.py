@@ -1,0 +1,118 @@
+"""`implayer demo`: one picture, an implicit and an explicit network, the same settings, one table."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import implayer
+from implayer.verify import check_layer
+
+from ..shared.errors import RunFolderError
+from ..shared.figures import draw_comparison
+from ..shared.pictures import read_picture
+from ..shared.run_folder import RunFolder
+from .config import ImageConfig
+from .grid import grid
+from .model import build_model
+
+_MODELS = {"implicit": ("fourier-imfn", 1), "explicit": ("fourier-mfn", 4)}  # name and depth; all else is equal
+
+
+def demo(out: Path, size: int, steps: int, threads: int | None, quiet: bool) -> int:
+    """Fit, check, compare. Each fit has its own process, so that its peak of memory is its own."""
+    begin = time.monotonic()
+    shown = Console(highlight=False)
+    runs = {}
+    for kind, (model, depth) in _MODELS.items():
+        shown.print(
+            f"{kind}: {model}, {depth} layer{'s' if depth > 1 else ''} of width 256, {size} x {size}, {steps} steps"
+        )
+        runs[kind] = _fit(model, depth, size, steps, threads, quiet, out / kind)
+        if runs[kind] is None:
+            return 1
+    shown.print("gradients of the implicit layer:", end=" ")
+    shown.print(gradient_check())
+    metrics = {kind: run.read_metrics() for kind, run in runs.items() if run is not None}
+    shown.print(_table(metrics))
+    picture = _picture(out, metrics)
+    shown.print(f"picture: {picture}   ({time.monotonic() - begin:.0f} s in all)")
+    shown.print(f"next:    implayer fit image YOUR-PICTURE    or    implayer render {out / 'implicit'} --size 1024")
+    return 0
+
+
+def gradient_check() -> str:
+    """Check a small instance of the layer that was fitted, with the exact adjoint, and measure the truncated one."""
+    torch.set_num_threads(1)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        map = build_model(ImageConfig(width=6, norm="spectral"), 1, 8).map.eval()
+        solver = implayer.Picard(atol=1e-13, rtol=1e-13, max_steps=2000)
+        layer = implayer.FixedPointLayer(map, solver)
+        x, start = grid(2, 2), torch.zeros(4, 6)
+        report = check_layer(layer, x, y0=start, orders=2)
+        exact = torch.autograd.grad(layer(x, start).square().sum(), list(map.parameters()))
+        adjoint = implayer.ImplicitAdjoint(linear_solver=implayer.Neumann(terms=1))
+        truncated = implayer.FixedPointLayer(map, solver, adjoint=adjoint)(x, start)
+        gradient = torch.autograd.grad(truncated.square().sum(), list(map.parameters()))
+    finally:
+        torch.set_default_dtype(default)
+    apart = sum((a - b).square().sum() for a, b in zip(gradient, exact, strict=True))
+    distance = float(torch.as_tensor(apart / sum(b.square().sum() for b in exact)).sqrt())
+    held = sum(result.outcome == "held" for result in report.results)
+    return f"{held} properties hold on {report.inputs} generated inputs; training uses T = 1, {distance:.1%} from the exact gradient"
+
+
+def _fit(
+    model: str, depth: int, size: int, steps: int, threads: int | None, quiet: bool, out: Path
+) -> RunFolder | None:
+    if out.exists():
+        if not (out / "config.json").is_file():
+            raise RunFolderError(f"`{out}` is there already and is no run; choose another `--out`.")
+        shutil.rmtree(out)
+    command = [sys.executable, "-m", "applications", "fit", "image", "camera", "--model", model, "--depth", str(depth)]
+    command += ["--size", str(size), "--steps", str(steps), "--out", str(out)]
+    command += ["--threads", str(threads)] if threads else []
+    command += ["--quiet"] if quiet else []
+    # The child finds the package where this program found it.
+    home = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(entry for entry in (home, os.environ.get("PYTHONPATH")) if entry)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path})
+    return RunFolder(out) if done.returncode == 0 else None
+
+
+def _table(metrics: dict[str, dict]) -> Table:
+    table = Table(title="the same picture, steps, width, learning rate and input scale")
+    table.add_column("model")
+    for heading in ("PSNR dB", "ms a step", "peak memory MiB", "parameters"):
+        table.add_column(heading, justify="right")
+    rows = {
+        kind: [entry[key] for key in ("psnr", "step_time_ms", "peak_memory_mb", "parameters")]
+        for kind, entry in metrics.items()
+    }
+    for kind, (psnr, step, memory, parameters) in rows.items():
+        name, depth = _MODELS[kind]
+        table.add_row(
+            f"{name} {depth}L-256D ({kind})", f"{psnr:.2f}", f"{step:.0f}", f"{memory:.0f}", f"{parameters:,}"
+        )
+    implicit, explicit = rows["implicit"], rows["explicit"]
+    ratios = [f"{a / b:.2f}" for a, b in zip(implicit[1:], explicit[1:], strict=True)]
+    table.add_row("implicit against explicit", f"{implicit[0] - explicit[0]:+.2f}", *ratios, style="bold")
+    return table
+
+
+def _picture(out: Path, metrics: dict[str, dict]) -> Path:
+    target = read_picture(out / "implicit" / "target.png").pixels
+    results = []
+    for kind, (name, depth) in _MODELS.items():
+        pixels = read_picture(out / kind / "reconstruction.png").pixels
+        results.append((f"{name} {depth}L-256D, {metrics[kind]['psnr']:.2f} dB", pixels))
+    draw_comparison(out / "comparison.png", target, results)
+    return out / "comparison.png"

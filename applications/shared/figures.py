@@ -1,0 +1,66 @@
+"""Figures of a run, drawn without a display."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .files import write_atomically
+
+_ERROR_RANGE = (
+    0.1  # of the colour scale of error maps, in units of the full range: equal for all runs, so that they compare
+)
+
+
+def draw_curves(path: Path, history: dict[str, list[float]]) -> None:
+    """Loss (logarithmic) and PSNR of the training output over the steps."""
+    figure, (left, right) = _subplots(1, 2, (9, 3.2))
+    steps = np.arange(1, len(history["loss"]) + 1)
+    left.semilogy(steps, history["loss"], color="tab:blue", linewidth=1)
+    left.set(xlabel="step", ylabel="mean square error", title="loss")
+    right.plot(steps, history["psnr"], color="tab:red", linewidth=1)
+    right.set(xlabel="step", ylabel="dB", title="PSNR of the training output")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_comparison(path: Path, target: Tensor, results: Sequence[tuple[str, Tensor]]) -> None:
+    """The target, then each result beside its error map (mean absolute error of a pixel). All (height, width, channels)."""
+    figure, axes = _subplots(len(results), 3, (9.6, 3.3 * len(results)))
+    rows = axes if len(results) > 1 else [axes]
+    for row, (title, pixels) in zip(rows, results, strict=True):
+        _show(row[0], target, "target")
+        _show(row[1], pixels, title)
+        error = (pixels.clamp(0, 1) - target).abs().mean(-1)
+        shown = row[2].imshow(error.numpy(), cmap="magma", vmin=0, vmax=_ERROR_RANGE)
+        row[2].set_title(f"absolute error, mean {float(error.mean()):.4f}")
+        row[2].axis("off")
+        figure.colorbar(shown, ax=row[2], fraction=0.046, extend="max")
+    _save(figure, path)
+
+
+def _show(axes: Any, pixels: Tensor, title: str) -> None:
+    array = pixels.clamp(0, 1).numpy()
+    axes.imshow(array[:, :, 0] if array.shape[2] == 1 else array, cmap="gray", vmin=0, vmax=1)
+    axes.set_title(title)
+    axes.axis("off")
+
+
+def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only here needed
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    data = buffer.getvalue()
+    write_atomically(path, lambda partial: partial.write_bytes(data), len(data))

@@ -1,0 +1,180 @@
+"""The one training loop: steps, checkpoints by the clock, an orderly stop on Ctrl-C, figures."""
+
+import abc
+import dataclasses
+import math
+import signal
+import statistics
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checkpoint import load_tensors, save_tensors
+from .errors import CheckpointError, CheckpointWriteError, NonfiniteError
+from .memory import PeakMemory
+from .progress import Reporter
+from .run_folder import RunFolder
+
+_CHECKPOINT_SHARE = 20  # writing checkpoints may take at most one part in so many of the time
+_WARM_UP = (
+    2  # steps that count for no step time: the first ones allocate, and the first of an implicit model solves fully
+)
+
+
+class AbstractTask(abc.ABC):
+    """What the loop trains."""
+
+    device: torch.device
+
+    @abc.abstractmethod
+    def step(self) -> dict[str, float]:
+        """One optimiser step; its figures, `loss` among them, of the weights before it."""
+
+    @abc.abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that the next step depends on."""
+
+    @abc.abstractmethod
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """The opposite of `state`."""
+
+
+@dataclasses.dataclass
+class Record:
+    """How far a run is, and what was measured on the way."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, over all sessions of the run
+    peak_memory_mb: float = 0.0
+    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # one entry a step
+    step_ms: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, figures: dict[str, float], seconds: float) -> None:
+        """Another step is done."""
+        self.step += 1
+        self.seconds += seconds
+        self.step_ms.append(round(seconds * 1e3, 3))
+        for name, value in figures.items():
+            self.history.setdefault(name, []).append(value)
+
+    @property
+    def step_time_ms(self) -> float:
+        """The median step, without the first ones."""
+        steps = self.step_ms[_WARM_UP:] or self.step_ms
+        return statistics.median(steps) if steps else 0.0
+
+
+class Interrupted(Exception):
+    """The user stopped the run; everything is saved."""
+
+
+class _Stop:
+    """Ctrl-C once: finish the step and save. Twice: stop now, the last checkpoint is valid."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Stop":
+        if threading.current_thread() is threading.main_thread():
+            self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def train(
+    task: AbstractTask, folder: RunFolder, record: Record, steps: int, *, checkpoint_seconds: float, reporter: Reporter
+) -> None:
+    """Go on until `steps` steps are done. A kill at any moment loses nothing that was saved.
+
+    **Arguments**
+
+    - `record`: where the run is; it is updated in place.
+    - `checkpoint_seconds`: time between checkpoints; longer where one takes so long that it would slow down training.
+
+    **Raises** `Interrupted` after Ctrl-C (all saved), `NonfiniteError` (the last checkpoint is intact), `CheckpointWriteError`
+    when the last checkpoint could not be written. An earlier one that cannot be written is a warning.
+    """
+    if record.step == 0:
+        save(task, folder, record)  # from now on the run can be resumed
+    memory = PeakMemory(task.device, record.peak_memory_mb)
+    saved, interval = time.monotonic(), checkpoint_seconds
+    with _Stop() as stop, reporter:
+        while record.step < steps:
+            begin = time.perf_counter()
+            figures = task.step()
+            _synchronise(task.device)
+            _require_finite(figures, record.step + 1, folder)
+            record.add(figures, time.perf_counter() - begin)
+            reporter.update(record.step, _text(figures, record))
+            last = record.step == steps or stop.asked
+            if last or time.monotonic() - saved >= interval:
+                record.peak_memory_mb = memory.pause()
+                begin = time.monotonic()
+                _save_or_warn(task, folder, record, reporter, last=last)
+                saved = time.monotonic()
+                interval = max(checkpoint_seconds, _CHECKPOINT_SHARE * (saved - begin))
+                memory.resume()
+            if stop.asked and record.step < steps:
+                raise Interrupted
+
+
+def save(task: AbstractTask, folder: RunFolder, record: Record) -> None:
+    """Write the checkpoint: the state of the task, of the random generator, and the record."""
+    tensors = {f"task.{name}": tensor for name, tensor in task.state().items()}
+    tensors["rng"] = torch.get_rng_state()
+    save_tensors(folder.checkpoint, tensors, dataclasses.asdict(record))
+
+
+def restore(task: AbstractTask, folder: RunFolder) -> Record:
+    """Bring a task and the random generator to where the checkpoint was written."""
+    tensors, notes = load_tensors(folder.checkpoint)
+    try:
+        record = Record(**notes)
+        torch.set_rng_state(tensors.pop("rng"))
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"`{folder.checkpoint}` lacks what a checkpoint holds ({error}).") from error
+    task.restore({name.removeprefix("task."): tensor for name, tensor in tensors.items()})
+    return record
+
+
+def _save_or_warn(task: AbstractTask, folder: RunFolder, record: Record, reporter: Reporter, *, last: bool) -> None:
+    try:
+        save(task, folder, record)
+    except CheckpointWriteError as error:
+        if last:
+            raise
+        reporter.note(f"warning: {error} Training goes on.")
+
+
+def _require_finite(figures: dict[str, float], step: int, folder: RunFolder) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise NonfiniteError(
+                f"`{name}` became {value} at step {step}. Likely causes: (a) the learning rate is too large, (b) the map of the "
+                f"layer stopped being a contraction: use `--norm spectral`. The last checkpoint in `{folder.path}` is intact."
+            )
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _text(figures: dict[str, float], record: Record) -> str:
+    shown = "  ".join(
+        f"{name} {value:.5g}" if name == "loss" else f"{name} {value:.2f}" for name, value in figures.items()
+    )
+    return f"{shown}  {record.step_ms[-1]:.0f} ms/step"

@@ -1,0 +1,81 @@
+"""implayer: PyTorch layers defined by an equation F(x, y) = 0, with gradients that can be verified.
+
+The words on this page are the public ones.
+"""
+
+from . import verify
+from .adjoints import ImplicitAdjoint, JacobianFree, PhantomAdjoint, UnrolledAdjoint
+from .errors import (
+    AdjointError,
+    BatchCouplingError,
+    ClosureError,
+    DegenerateWarning,
+    DeviceError,
+    DtypeError,
+    IllConditionedWarning,
+    ImplayerError,
+    OrderError,
+    RandomResidualError,
+    ShapeError,
+    SingularJacobianError,
+    SolveError,
+    SolveWarning,
+    VerificationError,
+)
+from .layer import ImplicitLayer
+from .layers.fixed_point import FixedPointLayer
+from .layers.spectral import spectral_norm
+from .linear import CG, GMRES, LSMR, LU, MINRES, Auto, BiCGSTAB, Cholesky, Neumann
+from .operators import JacobianOperator, MatrixOperator
+from .problem import Problem
+from .solution import Solution, Status
+from .solvers import Anderson, Bisection, Broyden, LevenbergMarquardt, Newton, Picard, ScipyRoot
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CG",
+    "GMRES",
+    "LSMR",
+    "LU",
+    "MINRES",
+    "AdjointError",
+    "Anderson",
+    "Auto",
+    "BatchCouplingError",
+    "BiCGSTAB",
+    "Bisection",
+    "Broyden",
+    "Cholesky",
+    "ClosureError",
+    "DegenerateWarning",
+    "DeviceError",
+    "DtypeError",
+    "FixedPointLayer",
+    "IllConditionedWarning",
+    "ImplayerError",
+    "ImplicitAdjoint",
+    "ImplicitLayer",
+    "JacobianFree",
+    "JacobianOperator",
+    "LevenbergMarquardt",
+    "MatrixOperator",
+    "Neumann",
+    "Newton",
+    "OrderError",
+    "PhantomAdjoint",
+    "Picard",
+    "Problem",
+    "RandomResidualError",
+    "ScipyRoot",
+    "ShapeError",
+    "SingularJacobianError",
+    "Solution",
+    "SolveError",
+    "SolveWarning",
+    "Status",
+    "UnrolledAdjoint",
+    "VerificationError",
+    "spectral_norm",
+    "verify",
+]

@@ -1,0 +1,81 @@
+"""Errors and warnings. Each is an `ImplayerError` and the matching built-in; those of a solve carry its `Solution`."""
+
+from typing import Any
+
+
+class ImplayerError(Exception):
+    """Top of all errors that implayer raises by itself."""
+
+
+class SolveError(ImplayerError, RuntimeError):
+    """A solve did not succeed for at least one sample.
+
+    **Attributes**
+
+    - `solution`: the `Solution` with value, status, residual norm and steps of every sample.
+    """
+
+    def __init__(self, message: str, solution: Any = None):
+        super().__init__(message)
+        self.solution = solution
+
+
+class SingularJacobianError(SolveError):
+    """dF/dy is singular at the solution of a sample, so the implicit derivative does not exist there."""
+
+
+class AdjointError(SolveError):
+    """The linear solve of the derivative did not reach its tolerance."""
+
+
+class ShapeError(ImplayerError, ValueError):
+    """A tensor has another shape than the rest of the call implies."""
+
+
+class DeviceError(ImplayerError, ValueError):
+    """Tensors of one call live on several devices."""
+
+
+class DtypeError(ImplayerError, TypeError):
+    """A tensor has another dtype than the rest of the call implies."""
+
+
+class ClosureError(ImplayerError, ValueError):
+    """F uses a tensor in a way in which its derivative would be lost."""
+
+
+class BatchCouplingError(ImplayerError, ValueError):
+    """F mixes the samples of a batch."""
+
+
+class RandomResidualError(ImplayerError, ValueError):
+    """F gives two answers for one input (dropout, noise), so F(x, y) = 0 defines nothing."""
+
+
+class OrderError(ImplayerError, RuntimeError):
+    """A derivative of higher order than the adjoint makes exact was asked for."""
+
+
+class VerificationError(ImplayerError, AssertionError):
+    """A property of a layer failed.
+
+    **Attributes**
+
+    - `report`: the `Report` with all that was tried.
+    """
+
+    def __init__(self, message: str, report: Any = None):
+        super().__init__(message)
+        self.report = report
+
+
+class SolveWarning(UserWarning):
+    """A solve did not succeed for at least one sample, and `on_failure="warn"` was chosen."""
+
+
+class IllConditionedWarning(SolveWarning):
+    """dF/dy is so badly conditioned that few digits of the derivative can be trusted."""
+
+
+class DegenerateWarning(SolveWarning):
+    """The solution is valid, but its derivative is one-sided or not unique."""

@@ -1,0 +1,102 @@
+"""What a layer does when samples fail: raise, warn, return NaN, or go on."""
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import _tree
+from .errors import DegenerateWarning, IllConditionedWarning, SingularJacobianError, SolveError, SolveWarning
+from .problem import Problem
+from .solution import Solution, Status
+
+OnFailure = Literal["raise", "warn", "nan", "ignore"]
+
+KINDS: dict[Status, type[SolveError]] = {Status.SINGULAR: SingularJacobianError}
+
+_HINTS = {
+    Status.MAX_STEPS: "Increase `max_steps`, loosen `atol`/`rtol`, start nearer (`y0`), use damping or another solver",
+    Status.NONFINITE: "Check x, the parameters and y0 for NaN, and the domain of F",
+    Status.SINGULAR: "Regularise F, add a `gauge`, or take the minimal-norm derivative with "
+    "`adjoint=ImplicitAdjoint(linear_solver=LSMR())`",
+}
+
+
+def enforce(solution: Solution, on_failure: OnFailure, who: str, problem: Problem) -> None:
+    """Raise or warn about failed samples as `on_failure` says; "nan" and "ignore" are silent here."""
+    status = solution.status
+    if not bool((status != Status.CONVERGED).any()):
+        return
+    if on_failure in ("raise", "warn") and not bool(solution.converged.all()):
+        message = _explain(solution, who, problem)
+        if on_failure == "raise":
+            failed = {Status(int(value)) for value in status[~solution.converged].unique()}
+            kind = KINDS.get(failed.pop(), SolveError) if len(failed) == 1 else SolveError
+            raise kind(message, solution)
+        warnings.warn(message, SolveWarning, stacklevel=2)
+    if on_failure != "ignore" and bool((status == Status.DEGENERATE).any()):
+        warnings.warn(f"`{who}`: {solution.message()}", DegenerateWarning, stacklevel=2)
+
+
+def warn_ill_conditioned(condition: Tensor | None, on_failure: OnFailure, dtype: torch.dtype) -> None:
+    """Warn where the condition of dF/dy leaves few digits of the derivative."""
+    if condition is None or on_failure == "ignore" or not condition.numel():
+        return
+    limit = 1e12 if dtype in (torch.float64, torch.complex128) else 1e6
+    worst = float(torch.nan_to_num(condition, nan=0.0, posinf=0.0).max())
+    if worst > limit:
+        count = int((torch.nan_to_num(condition, nan=0.0, posinf=0.0) > limit).sum())
+        warnings.warn(
+            f"dF/dy is ill conditioned at the solution of {count} of {condition.numel()} samples (condition about "
+            f"{worst:.1e}, limit {limit:.0e} in {dtype}): few digits of the derivative are certain. Use float64, rescale "
+            f"F and y, or check the result with `implayer.verify.certify`.",
+            IllConditionedWarning,
+            stacklevel=2,
+        )
+
+
+def _explain(solution: Solution, who: str, problem: Problem) -> str:
+    status = solution.status
+    failed = status[~solution.converged]
+    most = 0 if solution.steps is None else int(solution.steps[~solution.converged].max())
+    steps = f", after at most {most} steps" if most else ""
+    lines = [f"`{who}`: {solution.message()}{steps}. The implicit gradient of those samples is not valid."]
+    if bool((failed == Status.NONFINITE).any()):
+        lines.append(_first_nonfinite(problem))
+    if bool((failed == Status.MAX_STEPS).any()):
+        lines.append(_other_sign(solution, problem))
+    hints = [hint for member, hint in _HINTS.items() if bool((failed == member).any())]
+    lines.append("; ".join(hints) + ('; or pass `on_failure="warn"`, "nan" or "ignore".' if hints else ""))
+    return " ".join(line for line in lines if line)
+
+
+def _first_nonfinite(problem: Problem) -> str:
+    named = [*_tree.named_leaves(problem.x, "x"), *_tree.named_leaves(problem.y0, "y0")]
+    F = getattr(problem.F, "F", problem.F)  # without its gauge
+    if isinstance(F, torch.nn.Module):
+        named += [(f"parameter `{name}` of F", value.detach()) for name, value in F.named_parameters()]
+    for name, leaf in named:
+        if _tree.differentiable(leaf) and not bool(torch.isfinite(leaf).all()):
+            index = tuple(int(i) for i in (~torch.isfinite(leaf)).nonzero()[0])
+            where = f" at index {list(index)}" if index else ""
+            return f"First cause: {name if ' ' in name else f'`{name}`'} is {float(leaf[index].real):g}{where}."
+    return "x, y0 and the parameters are finite, so F itself returned NaN or infinity."
+
+
+def _other_sign(solution: Solution, problem: Problem) -> str:
+    contraction = (solution.aux or {}).get("contraction")
+    if not isinstance(contraction, Tensor):
+        return ""
+    rate = float(torch.nan_to_num(contraction[solution.status == Status.MAX_STEPS], posinf=0.0).max())
+    if rate <= 1.01:
+        return ""
+    text = f"The map y + ({problem.sign:+d}) * F(x, y) expands (factor {rate:.2g} per step)"
+    if rate >= 3 or hasattr(problem.F, "f"):  # with the other sign it would not contract; a map f has no other sign
+        return f"{text}; `Newton()` needs no contraction."
+    return f"{text}; if F is meant with the other sign, pass `sign={-problem.sign:+d}`."
+
+
+def describe(solver: Any) -> str:
+    """The name of a solver for messages."""
+    return getattr(solver, "__name__", None) or type(solver).__name__

@@ -1,0 +1,307 @@
+"""The theorem: y with F(x, y) = 0 moves by dy = -J^-1 F_x dx. In every mode and to every order, in one place.
+
+After a solve without a graph, chord steps `y <- y - inverse(F(x, y))` with the inverse of J *frozen* at the solution give
+y its derivatives: step k makes those of order k exact, because the error of a chord step is of one order higher than its
+start. Only F is differentiated. The only autograd Functions of the library are here:
+
+- `Below` runs something without derivative on plain tensors, below all torch.func transforms;
+- `FrozenSolve` applies a matrix-free frozen inverse, a linear map whose derivative is itself;
+- `Fence` refuses derivatives beyond the order that the chord steps make exact.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .errors import ImplayerError, OrderError
+from .linear.base import AbstractDenseInverse, AbstractInverse, LinearReport
+
+_functorch = torch._C._functorch
+
+
+@contextlib.contextmanager
+def plain(device: torch.device) -> Iterator[None]:
+    """No graph, no tangents, no autocast: what runs inside never leaks into a derivative."""
+    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False), no_autocast(device):
+        yield
+
+
+@contextlib.contextmanager
+def no_autocast(device: torch.device) -> Iterator[None]:
+    """Autocast would make a fixed-point loop believe that it converged; it is off inside a layer."""
+    if torch.is_autocast_enabled(device.type):
+        with torch.autocast(device.type, enabled=False):
+            yield
+    else:
+        yield
+
+
+def transforms() -> list[Any]:
+    """The torch.func transforms that are active here, outermost first."""
+    return _functorch.get_interpreter_stack() or []
+
+
+def transform_counts() -> tuple[int, int]:
+    """How many reverse and how many forward transforms of torch.func are active."""
+    kinds = [interpreter.key() for interpreter in transforms()]
+    kind = _functorch.TransformType
+    return kinds.count(kind.Grad), kinds.count(kind.Jvp)
+
+
+def forward_mode() -> bool:
+    """Whether an eager forward-mode level (`torch.autograd.forward_ad.dual_level`) is active."""
+    return forward_ad._current_level >= 0
+
+
+# --------------------------------------------------------------------------------------------- below all transforms
+@dataclass
+class Descent:
+    """What `Below` runs: `run(function, *tensors) -> tensors with the samples first`.
+
+    `function(tensors, unknowns)` is the residual on lists of tensors; each vmap level that is left adds one batch axis in
+    front and maps it once more. The first `count` tensors belong to it; the others have all axes of the batch.
+    `levels` collects the vmap levels, innermost first.
+    """
+
+    run: Callable[..., tuple[Tensor, ...]]
+    function: Callable[..., Any]
+    count: int
+    batch: tuple[int, ...] = ()
+    levels: list[int] = field(default_factory=list)
+
+    def under_vmap(self, size: int, in_dims: tuple[int | None, ...]) -> "Descent":
+        """The same one transform further down: the residual of the inner problem, mapped over one more axis."""
+        self.levels.append(len(transforms()) + 1)
+        dims = tuple(None if d is None else 0 for d in in_dims[: self.count])
+        mapped = torch.vmap(self.function, in_dims=(dims, 0), randomness="same")
+        return replace(self, function=mapped, batch=(size, *self.batch))
+
+
+class Below(torch.autograd.Function):
+    """Run a `Descent` on the plain tensors below all transforms. Its outputs are constants."""
+
+    @staticmethod
+    def forward(descent: Descent, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return descent.run(descent, *tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(*output)
+        ctx.count = len(output)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        return (None,) * len(ctx.needs_input_grad)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return (None,) * ctx.count
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, descent: Descent, *tensors: Tensor) -> Any:
+        moved = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, in_dims[1:], strict=True)]
+        for i in range(descent.count, len(moved)):
+            if in_dims[1 + i] is None:
+                moved[i] = moved[i].expand(info.batch_size, *moved[i].shape)
+        outputs = Below.apply(descent.under_vmap(info.batch_size, in_dims[1:]), *moved)
+        return tuple(_split_first(out, info.batch_size) for out in outputs), (0,) * len(outputs)
+
+
+def _split_first(t: Tensor, size: int) -> Tensor:
+    """(size * samples, ...) -> (size, samples, ...), also where there is nothing to split.
+
+    Contiguous, because `torch.linalg.lu_solve` (2.13) is silently wrong for column-major factors with a batch axis of one.
+    """
+    return t.reshape(size, t.shape[0] // max(size, 1), *t.shape[1:]).contiguous()
+
+
+# ------------------------------------------------------------------------------------------- the frozen linear map
+@dataclass(frozen=True)
+class LinearCall:
+    """How `FrozenSolve` applies an inverse: which way, below which vmap levels, and who judges the outcome."""
+
+    inverse: AbstractInverse
+    judge: Callable[[LinearReport], Tensor | None]
+    levels: tuple[int, ...] = ()
+    transposed: bool = False
+    skip: bool = False  # the value is known to be zero to tolerance; only the derivative is wanted
+
+    def turned(self) -> "LinearCall":
+        """The transposed map."""
+        return replace(self, transposed=not self.transposed, skip=False)
+
+    @torch.compiler.disable  # an iteration that branches on data is not for a compiler
+    def solve(self, b: Tensor) -> Tensor:
+        """J^-1 b or J^-T b."""
+        with plain(b.device):
+            value, report = (self.inverse.rsolve if self.transposed else self.inverse.solve)(b.detach())
+        spoiled = self.judge(report)
+        return value if spoiled is None else torch.where(spoiled.unsqueeze(-1), torch.nan, value)
+
+
+class FrozenSolve(torch.autograd.Function):
+    """b -> J^-1 b with J frozen: linear, so its transpose is its backward and itself is its forward derivative.
+
+    `anchor` (samples, n) is the solution; it tells a vmap rule over which levels the problem itself is batched.
+    """
+
+    @staticmethod
+    def forward(b: Tensor, anchor: Tensor, call: LinearCall) -> Tensor:
+        return torch.zeros_like(anchor) if call.skip else call.solve(b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, anchor, ctx.call = inputs
+        ctx.save_for_backward(anchor)
+        ctx.save_for_forward(anchor)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        (g,) = cotangents
+        if _functorch.is_legacy_batchedtensor(g):
+            raise ImplayerError(
+                "`torch.autograd.grad(..., is_grads_batched=True)` does not work with a matrix-free adjoint: use "
+                "`torch.func.vjp` with `torch.func.vmap`, or a dense `linear_solver` such as `LU()`."
+            )
+        (anchor,) = ctx.saved_tensors
+        return FrozenSolve.apply(g, anchor, ctx.call.turned()), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        (anchor,) = ctx.saved_tensors
+        return FrozenSolve.apply(tangents[0], anchor, replace(ctx.call, skip=False))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, b: Tensor, anchor: Tensor, call: LinearCall) -> Any:
+        size, level = info.batch_size, len(transforms()) + 1
+        b = b.unsqueeze(0).expand(size, *b.shape) if in_dims[0] is None else b.movedim(in_dims[0], 0)
+        if level not in call.levels:  # many right-hand sides of one problem
+            return torch.stack([FrozenSolve.apply(b[i], anchor, call) for i in range(size)]), 0
+        anchor = anchor.expand(size, *anchor.shape) if in_dims[1] is None else anchor.movedim(in_dims[1], 0)
+        lower = replace(call, levels=tuple(other for other in call.levels if other != level))
+        out = FrozenSolve.apply(b.flatten(0, 1), anchor.flatten(0, 1), lower)
+        return _split_first(out, size), 0
+
+
+# ------------------------------------------------------------------------------------------------------- the fence
+@dataclass(frozen=True)
+class Limit:
+    """How many more derivatives are exact, and the samples whose value and gradient are to be NaN."""
+
+    left: int
+    order: int
+    spoiled: Tensor | None = None
+
+    def spend(self) -> "Limit":
+        """One derivative less."""
+        if self.left <= 0:
+            raise OrderError(
+                f"a derivative of order {self.order + 1} was asked for, but this layer makes derivatives exact up to order "
+                f"{self.order}. Pass `adjoint=ImplicitAdjoint(order={self.order + 1})`"
+            )
+        return Limit(self.left - 1, self.order)
+
+
+class Fence(torch.autograd.Function):
+    """The identity, which counts derivatives and raises when they are of too high an order.
+
+    A cotangent that is itself differentiable leaves the fence through a new fence of one order less. `anchor`, which
+    depends on all that y depends on, makes it count also where the cotangent is a constant: the derivative of a fenced
+    cotangent is, formally, zero times a derivative of the anchor, fenced again.
+    """
+
+    @staticmethod
+    def forward(y: Tensor, anchor: Tensor, limit: Limit) -> Tensor:
+        if limit.spoiled is not None:
+            return torch.where(limit.spoiled.unsqueeze(-1), torch.nan, y)
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, anchor, ctx.limit = inputs
+        ctx.save_for_backward(anchor)
+        ctx.save_for_forward(anchor)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        (g,) = cotangents
+        limit = ctx.limit.spend()
+        if ctx.limit.spoiled is not None:
+            spoiled = ctx.limit.spoiled & (g != 0).any(-1)
+            g = torch.where(spoiled.unsqueeze(-1), torch.nan, g)
+        if not torch.is_grad_enabled():
+            return g, None, None
+        (anchor,) = ctx.saved_tensors
+        taint = None
+        if limit.left < limit.order - 1 and ctx.needs_input_grad[1]:
+            taint = Fence.apply(torch.zeros_like(anchor), anchor, limit)
+        return Fence.apply(g, anchor, limit), taint, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, y: Tensor, anchor: Tensor, limit: Limit) -> Any:
+        y, anchor = (t if d is None else t.movedim(d, 0) for t, d in zip((y, anchor), in_dims[:2], strict=True))
+        return Fence.apply(y, anchor, limit), None if in_dims[0] is None else 0
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        limit = ctx.limit.spend()
+        tangent = tangents[0]
+        if torch.is_grad_enabled() and tangent is not None and tangent.requires_grad:
+            return Fence.apply(tangent, ctx.saved_tensors[0], limit)
+        return tangent.view_as(tangent) if tangent is not None else None
+
+
+# --------------------------------------------------------------------------------------------------- the derivative
+@dataclass(frozen=True)
+class Attachment:
+    """y with its derivatives, and the residual at its value."""
+
+    y: Tensor
+    residual: Tensor
+    polished: bool
+
+
+def attach(
+    residual: Callable[[Tensor], Tensor],
+    y: Tensor,
+    inverse: AbstractInverse,
+    steps: int,
+    *,
+    first: Tensor | None = None,
+    hold: Tensor | None = None,
+    judge: Callable[[LinearReport], Tensor | None] = lambda report: None,
+    levels: tuple[int, ...] = (),
+) -> Attachment:
+    """Give a solution its implicit derivatives up to order `steps`, by as many chord steps (see the module).
+
+    **Arguments**
+
+    - `residual`: (samples, n) -> (samples, n or m), live: everything that it uses is differentiated.
+    - `y`: (samples, n) the solution, without a graph.
+    - `inverse`: the frozen inverse of d residual / dy at y.
+    - `first`: the residual at y where it is known already.
+    - `hold`: (samples,) True for samples whose value must not be polished (they did not converge).
+    - `judge`: receives the report of every matrix-free solve, and may return the samples whose derivative is NaN then.
+    - `levels`: the vmap levels below which a matrix-free inverse lives.
+
+    **Returns** the attached y. With a dense inverse all steps but the last also polish its value; the value of a
+    matrix-free step is zero, because the residual is at tolerance anyway: it costs one adjoint solve and no more.
+    """
+    anchor, value = y, y
+    for step in range(steps):
+        r = first if step == 0 and first is not None else residual(value)
+        if isinstance(inverse, AbstractDenseInverse):
+            s = inverse.apply(r)
+            if step == steps - 1:
+                s = s - s.detach()
+            elif hold is not None:
+                s = s - torch.where(hold.unsqueeze(-1), s.detach(), torch.zeros_like(s))
+        else:
+            s = FrozenSolve.apply(r, anchor, LinearCall(inverse, judge, levels, skip=True))
+        value = value - s
+    return Attachment(value, r.detach(), isinstance(inverse, AbstractDenseInverse))

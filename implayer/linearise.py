@@ -1,0 +1,103 @@
+"""Freeze dF/dy at a solution: the step between a forward solve and its derivative."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _tree
+from .errors import AdjointError, SingularJacobianError, SolveWarning
+from .failures import OnFailure, enforce, warn_ill_conditioned
+from .forward import Outcome
+from .linear.base import AbstractDenseInverse, AbstractInverse, AbstractLinearSolver, LinearReport
+from .operators import JacobianOperator
+from .problem import Problem, quasi_random
+from .solution import Solution, Status
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a layer: what is asked, how, by whom, and what to do about failures.
+
+    - `linear_solver`, `order`: those of the adjoint; `order=None` is 2 for a dense inverse and 1 for a matrix-free one.
+    - `trainable`: the parameters of the layer that require grad.
+    - `probe`: called with the Jacobian operator; refuses an F that mixes samples, once per shape.
+    """
+
+    problem: Problem
+    solver: Callable[[Problem], Any]
+    on_failure: OnFailure
+    who: str
+    trainable: tuple[Tensor, ...]
+    probe: Callable[[JacobianOperator], None]
+    linear_solver: AbstractLinearSolver | None = None
+    order: int | None = None
+
+    def steps(self, inverse: AbstractInverse) -> int:
+        """Number of chord steps that the order asks for."""
+        if self.order is not None:
+            return self.order
+        return 2 if isinstance(inverse, AbstractDenseInverse) else 1
+
+    def judge_linear(self, report: LinearReport) -> Tensor | None:
+        """What happens when a linear solve of the derivative misses its tolerance; for "nan" the mask of those samples."""
+        failed = report.status != Status.CONVERGED
+        if self.on_failure == "ignore" or not bool(failed.any()):
+            return None
+        if self.on_failure == "nan":
+            return failed
+        solution = Solution(None, report.status, report.residual_norm, report.steps)
+        singular = bool((report.status[failed] == Status.SINGULAR).all())
+        message = (
+            f"`{self.who}`: the linear solve of the derivative failed: {solution.message()}, after at most "
+            f"{int(report.steps.max())} steps. Increase its `max_steps`, loosen `atol`/`rtol`, give a preconditioner, "
+            f"or use a dense `linear_solver` such as `LU()`."
+        )
+        if self.on_failure == "raise":
+            raise (SingularJacobianError if singular else AdjointError)(message, solution)
+        warnings.warn(message, SolveWarning, stacklevel=2)
+        return None
+
+
+def detach(problem: Problem) -> Problem:
+    """The problem without the graphs of x and y0."""
+    off = torch.Tensor.detach
+    return replace(problem, x=_tree.map_tensors(off, problem.x), y0=_tree.map_tensors(off, problem.y0))
+
+
+def linearise(
+    request: Request, problem: Problem, outcome: Outcome, operator: JacobianOperator
+) -> tuple[AbstractInverse, Outcome, Tensor | None]:
+    """The frozen inverse of dF/dy; samples where it is singular get that status, and the policy applies.
+
+    Returns also the mask of singular samples, or None where there are none.
+    """
+    assert request.linear_solver is not None
+    request.probe(operator)
+    inverse = _reusable(outcome.inverse, operator)
+    if inverse is None:
+        inverse = request.linear_solver.freeze(operator)
+    outcome, singular = replace(outcome, inverse=None), inverse.singular
+    if singular is None or not bool(singular.any()):
+        warn_ill_conditioned(inverse.condition, request.on_failure, outcome.layout.dtype)
+        return inverse, outcome, None
+    newly = singular & (outcome.status == Status.CONVERGED)
+    if bool(newly.any()):
+        status = torch.where(newly, torch.full_like(outcome.status, Status.SINGULAR), outcome.status)
+        outcome = replace(outcome, status=status)
+        enforce(outcome.solution(), request.on_failure, request.who, problem)
+    return inverse, outcome, singular
+
+
+def _reusable(inverse: Any, operator: JacobianOperator) -> AbstractInverse | None:
+    """A solver's own factor, if a probe finds J^-T J' v = v; a stale or wrong one is never used."""
+    if inverse is None:
+        return None
+    v = quasi_random((operator.samples, operator.rows), torch.zeros((), dtype=operator.dtype, device=operator.device))
+    image = operator.rmv(v)
+    back = inverse.apply_transposed(image) if isinstance(inverse, AbstractDenseInverse) else inverse.rsolve(image)[0]
+    error = torch.linalg.vector_norm(back - v) / torch.linalg.vector_norm(v)
+    return inverse if bool(error <= torch.finfo(operator.dtype).eps ** 0.6) else None

@@ -1,0 +1,207 @@
+"""Newton's method: one factor for as many steps as it is good for, and a line search where a step does not help."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from ..linear.base import AbstractLinearSolver
+from ..linear.gmres import GMRES
+from ..linear.lsmr import LSMR
+from ..operators import JacobianOperator
+from ..problem import VectorProblem
+from ..types import Tree, Vectors
+from .base import AbstractIterativeSolver
+
+_DENSE_UNKNOWNS = 1024  # of one sample; beyond, an LU (2/3 n^3 flops, n products for J) costs more than Krylov steps
+_DENSE_BYTES = 2**30  # of the Jacobians of all samples
+_DECREASE = 1e-4  # Armijo: a step of length alpha has to lower |F| to (1 - 1e-4 alpha) |F|
+_HALVINGS = 12
+_ROUNDING = 16  # a step of so many units of rounding is taken whatever it does: it shows that y is at its floor
+_WORTH = 2**12  # unknowns of a batch from which on J of some samples alone is worth two evaluations of F
+_KEEP = 1  # a kept factor may cost this many steps and a quarter of the equations, before a new one is cheaper
+_FORCING = 1e-3  # accuracy of the matrix-free inner solve
+
+
+@dataclass(frozen=True)
+class Newton(AbstractIterativeSolver):
+    r"""Newton's method with a line search: quadratic near a root, the standard solver of small and medium systems.
+
+    $$y_{k+1} = y_k - \alpha_k\,J_j^{-1} F(x, y_k),\qquad J_j = \frac{\partial F}{\partial y}(x, y_j),\quad j \le k$$
+
+    A sample keeps its factor ($j < k$) as long as that pays, and gets a new one otherwise. $\alpha = 1$ where that
+    lowers $|F|$, else it is found by backtracking (three-point parabola, 0.1 to 0.5 at a time). With fewer equations
+    than unknowns the step is the shortest one, $J^\top (J J^\top)^{-1} F$, by QR. A sample with a singular Jacobian
+    takes the truncated pseudo-inverse, alone.
+
+    **Arguments**
+
+    - `refresh` (default None): when to renew a factor. None: when 3 + m/4 more steps at the present rate would not
+      reach the tolerance, about what m vector products for a new Jacobian cost. A number: when the residual did not
+      fall by that factor in the last step. 0 is the classical method, with a new Jacobian for each step.
+    - `linear_solver` (default None): how J is inverted. None means LU (QR for a wide F) up to 1024 unknowns and one
+      gibibyte of Jacobians, and beyond that GMRES (LSMR) to three digits, from vector products alone. Any other
+      object with `freeze(operator)` is used in every step.
+    - `atol`, `rtol`, `max_steps` (keywords; `max_steps` defaults to 50): see `AbstractIterativeSolver`.
+
+    **Returns** from `solver(problem)`: a `Solution`.
+
+    **Raises** ShapeError where F has more equations than unknowns.
+
+    **References**: C. T. Kelley, "Solving Nonlinear Equations with Newton's Method", SIAM (2003): the line search in
+    1.6, the kept factor ("Shamanskii, chord") in 2.4, the inner accuracy in 3.2.
+
+        >>> import torch, implayer
+        >>> problem = implayer.Problem(lambda x, y: y**2 - x, torch.tensor([[2.0]]), torch.ones(1, 1))
+        >>> round(implayer.Newton()(problem).value.item(), 4)
+        1.4142
+    """
+
+    refresh: float | int | None = None
+    linear_solver: AbstractLinearSolver | None = None
+    _: KW_ONLY
+    max_steps: int = 50
+
+    _patience: ClassVar[int] = 10
+
+    def _start(self, problem: VectorProblem) -> tuple[Tensor, Tree]:
+        tape = JacobianOperator(problem.residual, problem.y0, sign=problem.sign)
+        return tape.value, {**self.init(problem, problem.y0, tape.value), "tape": tape}
+
+    def init(self, problem: VectorProblem, y: Vectors, r: Tensor) -> Tree:
+        """No factor yet."""
+        if r.shape[-1] > y.shape[-1]:
+            raise ShapeError(
+                f"`Newton` needs at most as many equations as unknowns, but F has {r.shape[-1]} for {y.shape[-1]} "
+                f"unknowns a sample. Use `LevenbergMarquardt()`, which solves F in the sense of least squares."
+            )
+        target = self._target(torch.linalg.vector_norm(r, dim=-1), problem.dtype)
+        # `tape` is F at y, which makes J without another evaluation. `stale`: samples whose factor has to be renewed.
+        return {"factor": None, "stale": torch.ones_like(target, dtype=torch.bool), "tape": None, "target": target}
+
+    def step(self, problem: VectorProblem, y: Vectors, r: Tensor, state: Tree) -> tuple[Vectors, Tensor | None, Tree]:
+        """One step with the factor at hand, after a new one for the samples that need it."""
+        move, factor, fresh = self._direction(problem, y, r, state)
+        norm = torch.linalg.vector_norm(r, dim=-1)
+        trial = y - move
+        tape, r_trial = self._evaluate(problem, trial, r)
+        ratio = torch.linalg.vector_norm(r_trial, dim=-1) / norm
+        ratio = torch.where(norm > 0, ratio, 0)  # a residual of zero: that sample is finished
+        if not float(ratio.detach().max()) <= 1 - _DECREASE:
+            trial, ratio = _search(problem, y, move, norm, ratio, fresh)
+            tape, r_trial = self._evaluate(problem, trial, r)
+        stale = self._stale(norm, ratio, state["target"], r.shape[-1])
+        factor = None if self.refresh == 0 else factor
+        return trial, r_trial, {**state, "factor": factor, "stale": stale, "tape": tape}
+
+    def _direction(self, problem: VectorProblem, y: Tensor, r: Tensor, state: Tree) -> tuple[Tensor, Any, Tensor]:
+        """J^-1 r, the factors, and the samples whose factor is that of y."""
+        factor, fresh, inner = state["factor"], state["stale"], self._inner(y, r)
+        if inner is not None:
+            return inner.freeze(_tape(problem, y, state)).solve(r)[0], None, torch.ones_like(fresh)
+        if factor is None:
+            factor, fresh = _factorise(_tape(problem, y, state).materialise()), torch.ones_like(fresh)
+        else:
+            index = fresh.nonzero().squeeze(-1)
+            factor = _renewed(problem, y, factor, index) if len(index) else factor
+        return _solve(factor, r), factor, fresh
+
+    def _evaluate(self, problem: VectorProblem, y: Tensor, r: Tensor) -> tuple[JacobianOperator | None, Tensor]:
+        """F at y, on the tape where J is certain to be needed there."""
+        if self.refresh != 0 and self._inner(y, r) is None:
+            return None, problem.residual(y)
+        tape = JacobianOperator(problem.residual, y, sign=problem.sign)
+        return tape, tape.value
+
+    def _stale(self, norm: Tensor, ratio: Tensor, target: Tensor, rows: int) -> Tensor:
+        """Samples that a new factor would serve better; a property of each sample alone."""
+        if self.refresh is not None:
+            return (ratio > self.refresh) & (norm * ratio > target)
+        return norm * ratio ** (_KEEP + rows / 4) > target
+
+    def _inner(self, y: Tensor, r: Tensor) -> AbstractLinearSolver | None:
+        """What inverts J; None stands for the dense factors."""
+        if self.linear_solver is not None:
+            return self.linear_solver
+        samples, n = y.shape
+        if n <= _DENSE_UNKNOWNS and samples * n * r.shape[-1] * y.dtype.itemsize <= _DENSE_BYTES:
+            return None
+        return GMRES(atol=0.0, rtol=_FORCING) if r.shape[-1] == n else LSMR(atol=0.0, rtol=_FORCING)
+
+
+Factor = tuple[Tensor, Tensor]  # LU and pivots of a square J, Q and R of the transpose of a wide one
+
+
+def _factorise(matrix: Tensor) -> Factor:
+    if matrix.shape[-2] == matrix.shape[-1]:
+        lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+        return lu, pivots
+    q, r = torch.linalg.qr(matrix.mH)
+    return q, r
+
+
+def _solve(factor: Factor, r: Tensor) -> Tensor:
+    first, second = factor
+    if second.ndim == 2:
+        return torch.linalg.lu_solve(first, second, r.unsqueeze(-1)).squeeze(-1)
+    return (first @ torch.linalg.solve_triangular(second.mH, r.unsqueeze(-1), upper=False)).squeeze(-1)
+
+
+def _tape(problem: VectorProblem, y: Tensor, state: Tree) -> JacobianOperator:
+    tape = state["tape"]
+    if tape is None or tape.samples != len(y):  # the loop has left samples out since
+        return JacobianOperator(problem.residual, y, sign=problem.sign)
+    return tape
+
+
+def _renewed(problem: VectorProblem, y: Tensor, factor: Factor, index: Tensor) -> Factor:
+    """The factors with those of some samples renewed; the others keep theirs, as each would alone."""
+    small = problem.restrict(index) if 2 * len(index) <= len(y) and y.numel() >= _WORTH else None
+    if small is not None:
+        new = _factorise(JacobianOperator(small.residual, y[index]).materialise())
+    else:
+        matrix = JacobianOperator(problem.residual, y).materialise()
+        if len(index) == len(y):
+            return _factorise(matrix)
+        new = _factorise(matrix[index])
+    return factor[0].index_copy(0, index, new[0]), factor[1].index_copy(0, index, new[1])
+
+
+def _search(problem: VectorProblem, y: Tensor, move: Tensor, norm: Tensor, ratio: Tensor,
+            fresh: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Shorter steps for the samples that the full one did not help; those with an old factor stay and get a new one."""
+    rounding = _ROUNDING * torch.finfo(y.dtype).eps * torch.linalg.vector_norm(y, dim=-1)
+    bad = ~(ratio <= 1 - _DECREASE) & ~(torch.linalg.vector_norm(move, dim=-1) <= rounding)
+    length = torch.where(bad & ~fresh, 0.0, torch.ones_like(norm))
+    pending = bad & fresh
+    broken = pending & ~move.isfinite().all(-1)
+    if bool(broken.any()):
+        move = torch.where(broken.unsqueeze(-1), _shortest(problem, y, broken), move)
+        length = torch.where(broken, 10.0, length)  # the first reduction makes a full step of it
+    for _ in range(_HALVINGS):
+        if not bool(pending.any()):
+            break
+        # The minimiser of the parabola through |F|^2 and its slope at 0 and |F|^2 at `length`.
+        shrink = (length / (ratio**2 - 1 + 2 * length)).nan_to_num(0.1).clamp(0.1, 0.5)
+        length = torch.where(pending, length * torch.where(ratio.isfinite(), shrink, 0.1), length)
+        trial = y - length.unsqueeze(-1) * move
+        ratio = torch.where(pending, torch.linalg.vector_norm(problem.residual(trial), dim=-1) / norm, ratio)
+        pending = pending & ~(ratio <= 1 - _DECREASE * length)
+    length = torch.where(pending, 0.0, length).unsqueeze(-1)
+    return torch.where(length > 0, y - length * move, y), torch.where(bad, torch.inf, ratio)
+
+
+def _shortest(problem: VectorProblem, y: Tensor, broken: Tensor) -> Tensor:
+    """Steps by truncated pseudo-inverses for singular Jacobians; zero for the others and where J is not finite."""
+    tape = JacobianOperator(problem.residual, y)
+    index = broken.nonzero().squeeze(-1)
+    matrix = tape.materialise()[index]
+    finite = matrix.isfinite().all(-1).all(-1)
+    index, matrix = index[finite], matrix[finite]
+    step = torch.zeros_like(y)
+    if len(index):
+        inverse = torch.linalg.pinv(matrix, rtol=torch.finfo(y.dtype).eps ** 0.5)
+        step[index] = (inverse @ tape.value[index].unsqueeze(-1)).squeeze(-1)
+    return step

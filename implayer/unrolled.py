@@ -1,0 +1,52 @@
+"""Take the steps of a forward solver once more, on the tape."""
+
+from typing import Any
+
+import torch
+
+from .errors import ImplayerError
+from .failures import enforce
+from .forward import judge, run
+from .implicit import forward_mode, plain, transforms
+from .linearise import Request, detach
+from .problem import VectorProblem
+from .solution import Solution, Status
+from .solvers.base import AbstractIterativeSolver
+
+
+def require_step(solver: Any, who: str) -> None:
+    """Raise a TypeError unless the solver is one of ours that iterates by `step`."""
+    if not isinstance(solver, AbstractIterativeSolver):
+        raise TypeError(
+            f"`{who}` needs a forward solver with `init` and `step` (such as `Picard()` or `Anderson()`), but got "
+            f"{type(solver).__name__}. Use `ImplicitAdjoint()`, which works with any solver."
+        )
+
+
+def solve_unrolled(request: Request, device: torch.device) -> Solution:
+    """The solution of the solver, with the graph of its steps."""
+    if transforms():
+        raise ImplayerError(
+            "`UnrolledAdjoint` differentiates a loop that branches on data, which torch.func cannot follow: use "
+            "torch.autograd with it, or `ImplicitAdjoint()`, which works under every transform."
+        )
+    detached, solver = detach(request.problem), request.solver
+    assert isinstance(solver, AbstractIterativeSolver)
+    with plain(device):
+        outcome = judge(detached, run(detached, solver))
+    if bool((outcome.status != Status.CONVERGED).any()):
+        enforce(outcome.solution(), request.on_failure, request.who, detached)
+    if not (torch.is_grad_enabled() or forward_mode()) or outcome.y.numel() == 0:
+        return outcome.solution()
+    start = detached.vectors().y0
+    live = VectorProblem(request.problem, outcome.layout, start)
+    y, r = start, live.residual(start)
+    state = solver.init(live, y, r)
+    for count in range(int(outcome.steps.max())):
+        new, r, state = solver.step(live, y, r, state)
+        y = torch.where((outcome.steps > count).unsqueeze(-1), new, y)
+        r = live.residual(y)
+    failed = (outcome.status != Status.CONVERGED) & (outcome.status != Status.DEGENERATE)
+    if request.on_failure == "nan":
+        y = torch.where(failed.unsqueeze(-1), torch.nan, y)
+    return outcome.solution().replace(value=outcome.layout.unpack(y))
