@@ -1,1 +1,1 @@
-"""Applications of implayer: programs for own data, on the command line as `implayer ...` or `python -m applications ...`."""
+"""Applications of implayer: the program `implayer ...`, which is `python -m applications ...` in a clone."""

@@ -12,18 +12,20 @@ huge_pages()  # before anything allocates
 
 from implayer.errors import ImplayerError  # noqa: E402
 
-from .shared.errors import InputError  # noqa: E402
+from .shared.errors import InputError, Interrupted  # noqa: E402
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0, 1 a failed run, 2 wrong usage or input, 130 interrupted and saved."""
+    """Run a command line. Returns 0, 1 for a failed run, 2 for wrong usage or input, 130 when interrupted and saved."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(arguments)
     except InputError as error:
         return _complain(error, USAGE)
+    except Interrupted:
+        return INTERRUPTED
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package in ("implayer", "applications", ""):

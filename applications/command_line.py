@@ -84,13 +84,13 @@ def parse(arguments: list[str]) -> Callable[[], int | None]:
     """The command that the arguments name, ready to be called. Wrong ones end the program with exit code 2."""
     preset.set(_chosen_preset(arguments))
     fit = SubcommandApp()
-    fit.command(FitImage, name="image")
+    commands: tuple[Any, ...] = (Render, Resume, Eval, Demo, Verify, Doctor, Bench)
+    image: Any = FitImage
+    fit.command(image, name="image")
     app = SubcommandApp()
     app.command(fit, name="fit", help="Fit a network to a signal.")
-    for name, command in {
-        "render": Render, "resume": Resume, "eval": Eval, "demo": Demo, "verify": Verify, "doctor": Doctor, "bench": Bench
-    }.items():  # fmt: skip
-        app.command(command, name=name)
+    for command in commands:
+        app.command(command, name=command.__name__.lower())
     return partial(_run, app.cli(prog="implayer", description=_DESCRIPTION, args=arguments))
 
 

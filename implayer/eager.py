@@ -8,7 +8,7 @@ from torch import Tensor
 from . import _tree
 from .failures import enforce
 from .forward import Outcome, judge, run, stand_in
-from .implicit import Fence, Limit, attach, forward_mode, plain
+from .implicit import Fence, Limit, attach, forward_mode, plain, saving_is_hooked
 from .linearise import Request, detach, linearise
 from .operators import JacobianOperator
 from .problem import Problem
@@ -25,34 +25,35 @@ def solve_eager(request: Request, device: torch.device) -> Solution:
     tape = _first_tape(request, outcome)
     with plain(device):
         outcome = judge(detached, outcome, None if tape is None else tape.root)
-    if bool((outcome.status != Status.CONVERGED).any()):
+    clean = not bool(outcome.status.any())  # all CONVERGED, which is 0
+    if not clean:
         enforce(outcome.solution(), request.on_failure, request.who, detached)
     if tape is None:
         return outcome.solution()
     if outcome.y.numel() == 0:
         y = outcome.y + tape.r.sum()  # an empty sum: connects the empty result to the graph
         return outcome.solution().replace(value=outcome.layout.unpack(y))
-    return _attached(request, detached, outcome, tape)
+    return _attached(request, detached, outcome, tape, clean)
 
 
-def _attached(request: Request, detached: Problem, outcome: Outcome, tape: "_Tape") -> Solution:
+def _attached(request: Request, detached: Problem, outcome: Outcome, tape: "_Tape", clean: bool) -> Solution:
     layout, original = outcome.layout, outcome.y
-    bad = outcome.status == Status.NONFINITE
-    if bool(bad.any()):
+    bad = None if clean else outcome.status == Status.NONFINITE
+    if bad is not None and bool(bad.any()):
         if bool(bad.all()):
             return outcome.solution().replace(value=layout.unpack(original + _nothing(request)))
         tape = tape.moved(*stand_in(request.problem, outcome, bad))
     with plain(layout.device):
         inverse, outcome, singular = linearise(request, detached, outcome, tape.operator())
     if singular is not None:
-        bad = bad | singular
-    failed = _failed(outcome)
+        bad = singular if bad is None else bad | singular
+    failed = None if bad is None else _failed(outcome)
     steps = request.steps(inverse)
     attachment = attach(
         tape.residual, tape.y.detach(), inverse, steps, first=tape.r, hold=failed, judge=request.judge_linear
     )
     y = attachment.y
-    if failed is not None and bool(bad.any()):
+    if failed is not None and bad is not None:
         y = torch.where(bad.unsqueeze(-1), original, y)
     y = Fence.apply(y, y, Limit(steps, steps, failed if request.on_failure == "nan" else None))
     if steps > 1 and attachment.polished:
@@ -78,14 +79,15 @@ def _first_tape(request: Request, outcome: Outcome) -> "_Tape | None":
     forward = forward_mode()
     if not torch.is_grad_enabled() and not forward:
         return None
+    alone = not forward and not saving_is_hooked()  # products with a tape that others watch would disturb them
     explicit = bool(request.trainable) or any(
         isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _tree.leaves(request.problem.x)
     )
-    tape = _Tape(request.problem, outcome, outcome.y, shared=explicit and not forward)
+    tape = _Tape(request.problem, outcome, outcome.y, shared=explicit and alone)
     if explicit or forward:
         return tape
     if tape.r.requires_grad:  # a tensor that F closes over is differentiable
-        return _Tape(request.problem, outcome, outcome.y, shared=True)
+        return _Tape(request.problem, outcome, outcome.y, shared=alone)
     return None
 
 

@@ -26,7 +26,7 @@ _HINTS = {
 def enforce(solution: Solution, on_failure: OnFailure, who: str, problem: Problem) -> None:
     """Raise or warn about failed samples as `on_failure` says; "nan" and "ignore" are silent here."""
     status = solution.status
-    if not bool((status != Status.CONVERGED).any()):
+    if not bool(status.any()):  # CONVERGED is 0
         return
     if on_failure in ("raise", "warn") and not bool(solution.converged.all()):
         message = _explain(solution, who, problem)
@@ -44,6 +44,8 @@ def warn_ill_conditioned(condition: Tensor | None, on_failure: OnFailure, dtype:
     if condition is None or on_failure == "ignore" or not condition.numel():
         return
     limit = 1e12 if dtype in (torch.float64, torch.complex128) else 1e6
+    if float(condition.max()) <= limit:
+        return
     worst = float(torch.nan_to_num(condition, nan=0.0, posinf=0.0).max())
     if worst > limit:
         count = int((torch.nan_to_num(condition, nan=0.0, posinf=0.0) > limit).sum())

@@ -24,11 +24,33 @@ from .linear.base import AbstractDenseInverse, AbstractInverse, LinearReport
 _functorch = torch._C._functorch
 
 
-@contextlib.contextmanager
-def plain(device: torch.device) -> Iterator[None]:
-    """No graph, no tangents, no autocast: what runs inside never leaks into a derivative."""
-    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False), no_autocast(device):
-        yield
+class plain:
+    """No graph, no tangents, no autocast, no hooks on saved tensors: what runs inside never leaks into a derivative. A context manager."""
+
+    def __init__(self, device: torch.device):
+        # Written out because it is entered several times a call: generators and ExitStack cost more than they hold.
+        self._parts = [torch.no_grad(), forward_ad._set_fwd_grad_enabled(False)]
+        if torch.is_autocast_enabled(device.type):
+            self._parts.append(torch.autocast(device.type, enabled=False))
+        if saving_is_hooked():
+            self._parts.append(torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is))
+
+    def __enter__(self) -> None:
+        for part in self._parts:
+            part.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for part in reversed(self._parts):
+            part.__exit__(*error)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def saving_is_hooked() -> bool:
+    """Whether saved tensors go through hooks, as activation checkpointing has it: it must not meet the tapes of a solver."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ class ImplicitLayer(torch.nn.Module):
         self._probed: set[Any] = set()
         getattr(self.adjoint, "check_solver", lambda solver: None)(forward_solver)
 
-    @torch.compiler.disable  # Dynamo 2.13 fails in frames that it meets inside a torch.func transform after a graph break
+    @torch.compiler.disable  # Dynamo 2.13 fails inside a torch.func transform after a graph break
     def forward(self, x: Tree, y0: Tree = None) -> Tree:
         """y with F(x, y) = 0."""
         return self.solve(x, y0).value
@@ -120,13 +120,13 @@ class ImplicitLayer(torch.nn.Module):
             (lambda operator: None) if y0 is not None and not transforms() else self._probe,
         )
         with no_autocast(device):
-            solution = self._apply(request, device)
+            solution = self._run(request, device)
         if cast is None:
             return solution
         aux = {**(solution.aux or {}), "computed_in": cast[1]}
         return solution.replace(value=_cast(solution.value, cast[0]), aux=aux)
 
-    def _apply(self, request: Request, device: torch.device) -> Solution:
+    def _run(self, request: Request, device: torch.device) -> Solution:
         try:
             if not transforms():
                 if request.problem.y0 is None:
@@ -155,7 +155,7 @@ class ImplicitLayer(torch.nn.Module):
         self._probed.add(key)
 
     def _guarded(self, request: Request) -> Solution:
-        """Once per layer and shape, where there is no start to probe at: F gets copies of x, which it must leave alone."""
+        """Once per layer and shape, without a start to probe at: F gets copies of x, which it must leave alone."""
         x = request.problem.x
         key = tuple(leaf.shape for leaf in _tree.leaves(x) if isinstance(leaf, Tensor))
         if key in self._probed:
@@ -192,8 +192,8 @@ class ImplicitLayer(torch.nn.Module):
         for name, part in {**parts, "initial": self.initial, "gauge": self.gauge}.items():
             if "<" in getattr(part, "__qualname__", ""):
                 raise ImplayerError(
-                    f"`{name}` is `{part.__qualname__}`, which pickle cannot find by its name. Use a named function at the top "
-                    f"level of a module, or an `nn.Module`; or save `layer.state_dict()` instead of the layer."
+                    f"`{name}` is `{part.__qualname__}`, which pickle cannot find by its name. Use a named function at "
+                    f"the top level of a module, or an `nn.Module`; or save `layer.state_dict()` instead of the layer."
                 )
         return self.__dict__
 
@@ -206,8 +206,8 @@ def _require_untouched(x: Tree) -> None:
     for name, leaf in _tree.named_leaves(x, "x"):
         if isinstance(leaf, Tensor) and leaf._version:
             raise ClosureError(
-                f"F changes `{name}` in place; F(x, y) must leave its arguments as they are. Replace the in-place operation "
-                f"(`x += 1`, `x.mul_(2)`, `x[0] = 0`) by one that makes a new tensor (`x + 1`, `2 * x`, `torch.where`)."
+                f"F changes `{name}` in place; F(x, y) must leave its arguments as they are. Replace the in-place "
+                f"operation (`x += 1`, `x.mul_(2)`, `x[0] = 0`) by one that makes a new tensor (`x + 1`, `2 * x`, `torch.where`)."
             )
 
 

@@ -81,6 +81,8 @@ def linearise(
     if inverse is None:
         inverse = request.linear_solver.freeze(operator)
     outcome, singular = replace(outcome, inverse=None), inverse.singular
+    if inverse.condition is not None:
+        outcome = replace(outcome, aux={**outcome.aux, "condition": inverse.condition})
     if singular is None or not bool(singular.any()):
         warn_ill_conditioned(inverse.condition, request.on_failure, outcome.layout.dtype)
         return inverse, outcome, None
@@ -92,12 +94,21 @@ def linearise(
     return inverse, outcome, singular
 
 
+_WRONG = 0.1  # error of a probe beyond which an inverse is not stale, but that of something else
+
+
 def _reusable(inverse: Any, operator: JacobianOperator) -> AbstractInverse | None:
-    """A solver's own factor, if a probe finds J^-T J' v = v; a stale or wrong one is never used."""
+    """A solver's own factor, if a probe finds J^-T J' v = v; a stale one is not used, a wrong one is an error."""
     if inverse is None:
         return None
     v = quasi_random((operator.samples, operator.rows), torch.zeros((), dtype=operator.dtype, device=operator.device))
     image = operator.rmv(v)
     back = inverse.apply_transposed(image) if isinstance(inverse, AbstractDenseInverse) else inverse.rsolve(image)[0]
-    error = torch.linalg.vector_norm(back - v) / torch.linalg.vector_norm(v)
-    return inverse if bool(error <= torch.finfo(operator.dtype).eps ** 0.6) else None
+    error = float(torch.linalg.vector_norm(back - v) / torch.linalg.vector_norm(v))
+    if not error <= _WRONG:
+        raise AdjointError(
+            f"`Solution.inverse` is not the inverse of dF/dy at the answer: J^-T (J' v) differs from v by {error:.1e} of |v|. "
+            f"Likely causes: (a) `solve` and `rsolve` are exchanged (`rsolve` has the transpose), (b) a sign, (c) it belongs "
+            f"to another point or to another scaling of F."
+        )
+    return inverse if error <= torch.finfo(operator.dtype).eps ** 0.6 else None

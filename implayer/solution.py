@@ -56,9 +56,9 @@ class Solution:
 
     value: Tree
     status: Any = None
-    residual_norm: Tensor | None = None
-    steps: Tensor | None = None
-    aux: dict[str, Any] | None = None
+    residual_norm: Any = None
+    steps: Any = None
+    aux: Any = None
     inverse: Any = None
 
     @property
@@ -74,15 +74,18 @@ class Solution:
         for member in Status:
             index = (status == member).nonzero().reshape(-1)
             if member != Status.CONVERGED and len(index):
-                parts.append(f"{len(index)} of {len(status)} samples {member.meaning}{self._details(index)}")
+                parts.append(f"{len(index)} of {len(status)} samples {member.meaning}{self._details(index, member)}")
         return "; ".join(parts) if parts else f"all {len(status)} samples reached the tolerance"
 
-    def _details(self, index: Tensor) -> str:
+    def _details(self, index: Tensor, member: Status) -> str:
         shown = ", ".join(str(int(i)) for i in index[:5]) + (", ..." if len(index) > 5 else "")
         text = f" (samples {shown}"
         if self.residual_norm is not None:
             text += f"; largest residual {float(self.residual_norm.detach().reshape(-1)[index].max()):.2g}"
-        for name, words in (("diverged", "diverged"), ("stalled", "stalled")):
+        condition = (self.aux or {}).get("condition")
+        if member is Status.SINGULAR and isinstance(condition, Tensor):
+            text += f"; condition estimate {float(condition.detach().reshape(-1)[index].max()):.1e}"
+        for name, words in (("diverged", "diverged"), ("stalled", "stalled"), ("unbracketed", "have no change of sign in the bracket")):
             flags = (self.aux or {}).get(name)
             if isinstance(flags, Tensor) and flags.shape == self.converged.shape:
                 count = int(flags.reshape(-1)[index].sum())

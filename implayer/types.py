@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Inexact, Int
 from torch import Tensor
 
 Tree: TypeAlias = Any
@@ -13,6 +13,6 @@ Residual: TypeAlias = Callable[[Tree, Tree], Tree]
 """F(x, y): the order is always (x, y)."""
 
 Samples: TypeAlias = Float[Tensor, " samples"]
-Vectors: TypeAlias = Float[Tensor, "samples n"]
+Vectors: TypeAlias = Inexact[Tensor, "samples n"]
 
 __all__ = ["Bool", "Float", "Int", "Residual", "Samples", "Tensor", "Tree", "Vectors"]

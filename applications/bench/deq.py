@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import torch
 import tyro
 
 from .core import prepare, show
@@ -54,8 +55,6 @@ def _memory(name: str, batch: int, n: int) -> float:
 
 
 def _print_memory(name: str, batch: int, n: int) -> int:
-    import torch
-
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch_call(name, Problem.make("deq", 2, 4))()  # imports and first-call costs are not the system's memory

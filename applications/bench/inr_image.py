@@ -72,7 +72,8 @@ def main(arguments: list[str]) -> int:
     for name, row in rows.items():
         label = f"{SYSTEMS[name][0]} {SYSTEMS[name][1]}L"
         print(
-            f"  {label:24} {row['ms']:10.0f} {row['cpu']:8.0f} {row['mib']:7.0f} {row['parameters']:11.0f} {row['psnr']:8.2f}"
+            f"  {label:24} {row['ms']:10.0f} {row['cpu']:8.0f} {row['mib']:7.0f} {row['parameters']:11.0f} "
+            f"{row['psnr']:8.2f}"
         )
     _ratio("implicit / explicit", rows["implicit"], rows["explicit"])
     _ratio("explicit / plain torch", rows["explicit"], rows["plain"])
@@ -80,8 +81,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _ratio(label: str, ours: dict[str, float], other: dict[str, float]) -> None:
-    shares = f"time {ours['ms'] / other['ms']:.2f} (CPU {ours['cpu'] / other['cpu']:.2f}), memory {ours['mib'] / other['mib']:.2f}"
-    print(f"  {label}: {shares}, PSNR {ours['psnr'] - other['psnr']:+.2f} dB")
+    time, cpu, memory = (ours[key] / other[key] for key in ("ms", "cpu", "mib"))
+    print(
+        f"  {label}: time {time:.2f} (CPU {cpu:.2f}), memory {memory:.2f}, PSNR {ours['psnr'] - other['psnr']:+.2f} dB"
+    )
 
 
 def _child(options: Options, name: str, seed: int) -> dict[str, float]:
@@ -124,9 +127,8 @@ def _task(options: Options, size: int) -> Any:
     name, depth = SYSTEMS[options.child]
     if options.child == "plain":
         return PlainTask(picture.pixels, options.width, depth, options.seed)
-    config = ImageConfig(
-        model=name, depth=depth, width=options.width, size=size, norm=options.norm, chunk=options.chunk, seed=options.seed  # type: ignore[arg-type]
-    )  # fmt: skip
+    settings: dict[str, Any] = {key: getattr(options, key) for key in ("width", "norm", "chunk", "seed")}
+    config = ImageConfig(model=name, depth=depth, size=size, **settings)  # type: ignore[arg-type]
     return PictureTask(config, picture, torch.device("cpu"))
 
 
@@ -149,7 +151,7 @@ class PlainTask:
         size = max(pixels.shape[:2])
         self.model = _PlainNetwork(width, depth, 256 * size / 512)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
-        self.x, self.target = grid(*pixels.shape[:2]), pixels.reshape(-1, 1) * 2 - 1
+        self.x, self.target = grid(pixels.shape[0], pixels.shape[1]), pixels.reshape(-1, 1) * 2 - 1
 
     def step(self) -> None:
         """One step."""

@@ -78,7 +78,7 @@ class Resume:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
-    changes: tyro.conf.OmitArgPrefixes[Changes] = dataclasses.field(default_factory=Changes)
+    changes: tyro.conf.OmitArgPrefixes[Changes] = dataclasses.field(default_factory=Changes)  # type: ignore[valid-type]
     options: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
     allow_config_change: bool = False
     """Go on although options differ from those of the run (more --steps are always allowed)."""

@@ -9,10 +9,10 @@ IMPLICIT: tuple[ModelName, ...] = ("fourier-imfn", "isiren")
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What decides the numbers of a fit. "Paper" is "(Implicit)^2"; "authors" is what their programs do where it is silent."""
+    """What decides the numbers of a fit. "Paper" is "(Implicit)^2"; "authors" is their programs where it is silent."""
 
     model: ModelName = "fourier-imfn"
-    """fourier-imfn and isiren are implicit (equations 8 and 7); fourier-mfn and siren-inj their explicit counterparts."""
+    """fourier-imfn and isiren are implicit (equations 8 and 7), fourier-mfn and siren-inj their explicit likes."""
     width: int = 256
     """D, entries of the hidden state (paper: 256 or 512)."""
     depth: int = 1
@@ -36,7 +36,7 @@ class ImageConfig:
     reuse: bool = True
     """Start each step from the last fixed point and do one step of the map (paper); otherwise solve at every step."""
     half_states: bool = True
-    """Keep fixed points between steps in half precision: rounding of 2e-4 that the next step contracts, half the memory."""
+    """Keep fixed points between steps in half precision: half the memory; the next step contracts the rounding."""
     tolerance: float = 1e-3
     """Of full solves, relative to the residual at their start (authors: 1e-3)."""
     max_solve_steps: int = 100

@@ -13,12 +13,12 @@ class InputMap(nn.Module):
     matrix with the large one, six times as fast on a CPU as the other way round.
     """
 
-    def __init__(self, inputs: int, width: int, scale: float, *, sine: bool):
+    def __init__(self, inputs: int, width: int, scale: float, *, sine: bool, dtype: torch.dtype):
         super().__init__()
         self.sine = sine
         bound = 1 / math.sqrt(inputs)
-        self.frequency = nn.Parameter(torch.empty(inputs, width).uniform_(-bound, bound) * scale)
-        self.phase = nn.Parameter(torch.empty(width).uniform_(-math.pi, math.pi))
+        self.frequency = nn.Parameter(torch.empty(inputs, width, dtype=dtype).uniform_(-bound, bound) * scale)
+        self.phase = nn.Parameter(torch.empty(width, dtype=dtype).uniform_(-math.pi, math.pi))
 
     def forward(self, x: Tensor) -> Tensor:
         """(points, inputs) -> (points, width)."""

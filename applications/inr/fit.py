@@ -15,13 +15,13 @@ from ..shared.checkpoint import (
     under_prefix,
     with_prefix,
 )
-from ..shared.errors import CheckpointError, InputError
+from ..shared.errors import CheckpointError, InputError, Interrupted
 from ..shared.figures import draw_comparison, draw_curves
 from ..shared.metrics import psnr, squared_error
 from ..shared.pictures import Picture, write_picture
 from ..shared.progress import Reporter
 from ..shared.run_folder import RunFolder, create_run, free_name, open_run, refuse_changes, versions
-from ..shared.training import AbstractTask, Interrupted, Record, restore, train
+from ..shared.training import AbstractTask, Record, restore, train
 from .commands import FitImage, Resume, RunOptions
 from .config import IMPLICIT, ImageConfig
 from .grid import grid
@@ -36,10 +36,10 @@ class PictureTask(AbstractTask):
     def __init__(self, config: ImageConfig, picture: Picture, device: torch.device):
         self.config, self.device = config, device
         height, width, channels = picture.pixels.shape
-        self.model = build_model(config, channels, max(height, width)).to(device, torch.float32)
+        self.model = build_model(config, channels, max(height, width)).to(device).eval()
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate)
-        self.coordinates = grid(height, width).to(device, torch.float32)
+        self.coordinates = grid(height, width).to(device)
         self.target = (picture.pixels.reshape(-1, channels) * 2 - 1).to(device, torch.float32)
         self.chunk = config.chunk or len(self.target)
         self.kept = torch.float16 if config.half_states else torch.float32
@@ -47,6 +47,7 @@ class PictureTask(AbstractTask):
 
     def step(self) -> dict[str, float]:
         """One step over all pixels, a chunk at a time: the gradient is that of the whole."""
+        self.model.follow_weights()
         total: list[Tensor] | None = None
         loss = error = 0.0
         for index in range(len(self.states)):
@@ -55,7 +56,8 @@ class PictureTask(AbstractTask):
             if total is None:
                 total = gradient
             else:
-                torch._foreach_add_(total, gradient)
+                for whole, part in zip(total, gradient, strict=True):
+                    whole.add_(part)
             del gradient
         for parameter, value in zip(self.parameters, total or (), strict=True):
             parameter.grad = value
@@ -138,11 +140,14 @@ def resume(command: Resume) -> RunFolder:
     if record.step > config.steps:
         raise InputError(f"`--steps` is {config.steps}, but the run has done {record.step} steps already.")
     folder.write_config(TASK, dataclasses.replace(stored, config=config))
+    folder.weights.unlink(missing_ok=True)  # of an earlier stop; until this one the checkpoint speaks for the run
     reporter = Reporter(config.steps, done=record.step, quiet=options.quiet)
     return _run(task, folder, record, picture, options, reporter)
 
 
-def _run(task: PictureTask, folder: RunFolder, record: Record, picture: Picture, options: RunOptions, reporter: Reporter) -> RunFolder:  # fmt: skip
+def _run(
+    task: PictureTask, folder: RunFolder, record: Record, picture: Picture, options: RunOptions, reporter: Reporter
+) -> RunFolder:
     try:
         train(task, folder, record, task.config.steps, checkpoint_seconds=options.checkpoint_seconds, reporter=reporter)
     except Interrupted:

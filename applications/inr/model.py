@@ -1,7 +1,8 @@
-"""The networks of "(Implicit)^2": one map F(x, z), evaluated once from z = 0 (explicit) or to its fixed point (implicit)."""
+"""The networks of "(Implicit)^2": a map F(x, z), evaluated once at z = 0 (explicit) or solved for z (implicit)."""
 
 import abc
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +25,15 @@ class AbstractMap(nn.Module, abc.ABC):
     injections: nn.ModuleList  # L + 1: the entry, then one for each hidden map
     hidden: nn.ModuleList  # L linear maps D -> D
 
-    def __init__(self, inputs: int, width: int, depth: int, scale: float):
+    def __init__(self, inputs: int, width: int, depth: int, scale: float, dtype: torch.dtype):
         super().__init__()
         share = scale / math.sqrt(depth + 1)
         kinds = [True] + [self.injects_sine()] * depth
-        self.injections = nn.ModuleList(InputMap(inputs, width, share, sine=sine) for sine in kinds)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.injections = nn.ModuleList(InputMap(inputs, width, share, sine=sine, dtype=dtype) for sine in kinds)
+        self.hidden = nn.ModuleList(nn.Linear(width, width, dtype=dtype) for _ in range(depth))
         for linear in self.hidden:
-            bound = 1 / math.sqrt(width)
-            nn.init.uniform_(linear.weight, -bound, bound)
+            assert isinstance(linear, nn.Linear)
+            nn.init.uniform_(linear.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
     @classmethod
     @abc.abstractmethod
@@ -44,7 +45,7 @@ class AbstractMap(nn.Module, abc.ABC):
         """The output of a hidden map with its injected input, both (points, D)."""
 
     def inject(self, x: Tensor) -> tuple[Tensor, ...]:
-        """All that depends on the coordinates alone: L + 1 arrays (points, D), to be evaluated once for a whole solve."""
+        """What depends on the coordinates alone: L + 1 arrays (points, D), evaluated once for a whole solve."""
         return tuple(injection(x) for injection in self.injections)
 
     def forward(self, x: Tensor | tuple[Tensor, ...], z: Tensor | None) -> Tensor:
@@ -89,7 +90,7 @@ class AbstractNetwork(nn.Module, abc.ABC):
     def __init__(self, map: AbstractMap, width: int, outputs: int):
         super().__init__()
         self.map = map
-        self.readout = nn.Linear(width, outputs)
+        self.readout = nn.Linear(width, outputs, dtype=map.hidden[0].bias.dtype)  # type: ignore[arg-type]
 
     @abc.abstractmethod
     def state(self, x: Tensor) -> implayer.Solution:
@@ -102,6 +103,13 @@ class AbstractNetwork(nn.Module, abc.ABC):
     def forward(self, x: Tensor) -> Tensor:
         """(points, inputs) -> (points, outputs)."""
         return self.readout(self.state(x).value)
+
+    def follow_weights(self) -> None:
+        """Let bounds on the hidden maps follow the weights, once a step: how often F is evaluated must not matter."""
+        self.train()
+        for linear in self.map.hidden:
+            _ = linear.weight
+        self.eval()
 
 
 class ExplicitNetwork(AbstractNetwork):
@@ -128,9 +136,9 @@ class ImplicitNetwork(AbstractNetwork):
         warm = implayer.Picard(
             atol=config.tolerance * _TYPICAL * math.sqrt(width), rtol=0.0, max_steps=config.max_solve_steps
         )
-        solvers = {"cold": cold, "warm": warm, "step": implayer.Picard(max_steps=0)}
-        # A dict of layers that share the map, whose parameters are registered already. "ignore": step by step suffices (11).
-        self._layers = {
+        solvers = {"cold": cold, "warm": warm, "step": implayer.Picard(max_steps=1)}
+        # In a dict, for the parameters of the shared map are registered already. "ignore": one step suffices (11).
+        self._layers: dict[str, Any] = {
             name: implayer.FixedPointLayer(map, solver, adjoint=adjoint, on_failure="ignore")
             for name, solver in solvers.items()
         }
@@ -150,16 +158,18 @@ class ImplicitNetwork(AbstractNetwork):
         return self._layers["step"].solve(x, y0=z)
 
 
-def build_model(config: ImageConfig, channels: int, longer_side: int) -> AbstractNetwork:
+def build_model(
+    config: ImageConfig, channels: int, longer_side: int, dtype: torch.dtype = torch.float32
+) -> AbstractNetwork:
     """The network that the configuration names, with the initial weights of its seed.
 
-    All initialisations are those of the authors: input maps U(+-1/sqrt(2)) times scale / sqrt(L + 1), phases U(+-pi), hidden
-    maps U(+-1/sqrt(D)), readout as PyTorch has it.
+    All initialisations are those of the authors: input maps U(+-1/sqrt(2)) times scale / sqrt(L + 1), phases U(+-pi),
+    hidden maps U(+-1/sqrt(D)), readout as PyTorch has it.
     """
     torch.manual_seed(config.seed)
     scale = 256 * longer_side / 512 if config.scale is None else config.scale
     kind = MultiplicativeMap if config.model in ("fourier-mfn", "fourier-imfn") else SineMap
-    map = kind(2, config.width, config.depth, scale)
+    map = kind(2, config.width, config.depth, scale, dtype)
     if config.norm == "spectral":
         for linear in map.hidden:
             assert isinstance(linear, nn.Linear)

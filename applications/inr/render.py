@@ -24,7 +24,7 @@ def draw(model: AbstractNetwork, height: int, width: int, device: torch.device) 
     model.eval()
     rows, most, parts = max(TILE // width, 1), 0, []
     for first in range(0, height, rows):
-        solution = model.state(grid(height, width, slice(first, first + rows)).to(device, dtype))
+        solution = model.state(grid(height, width, slice(first, first + rows), dtype).to(device))
         parts.append(model.readout(solution.value).cpu())
         most = max(most, 0 if solution.steps is None else int(solution.steps.max()))
     model.train(training)
@@ -37,9 +37,8 @@ def load_model(folder: RunFolder, stored: StoredRun, device: torch.device) -> Ab
     finished = folder.weights.exists()
     path = folder.weights if finished else folder.checkpoint
     tensors, _ = load_tensors(path)
-    model.to(torch.float32)
     load_weights(model, tensors if finished else under_prefix("task.weights", tensors), path)
-    return model.to(device, torch.float32).eval()
+    return model.to(device).eval()
 
 
 def size_of(stored: StoredRun, longer_side: int) -> tuple[int, int]:

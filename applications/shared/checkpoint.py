@@ -20,7 +20,7 @@ from .run_folder import FORMAT
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
     """Write tensors and JSON-able notes to one file.
 
-    **Raises** `CheckpointWriteError` when a floating-point tensor is not finite (the old file stays), or the disk is full.
+    **Raises** `CheckpointWriteError` when a tensor is not finite or the disk is full; the old file stays.
     """
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -48,13 +48,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise CheckpointError(
                     f"`{path}` has format {version}, this program reads up to {FORMAT}. Update implayer."
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         return tensors, json.loads(metadata.get("notes", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
-            f"`{path}` cannot be read ({error}): it is truncated or damaged, or no safetensors file. Pickled weights are never loaded."
+            f"`{path}` cannot be read ({error}): it is truncated or damaged, or no safetensors file. "
+            "Pickled weights are never loaded."
         ) from error
 
 

@@ -29,3 +29,7 @@ class CheckpointWriteError(ImplayerError, OSError):
 
 class NonfiniteError(ImplayerError, ArithmeticError):
     """Training produced NaN or infinity; the last checkpoint is intact. Exit code 1."""
+
+
+class Interrupted(ImplayerError):
+    """The user stopped the run; everything is saved, and how to go on has been said. Exit code 130."""

@@ -29,7 +29,7 @@ def draw_curves(path: Path, history: dict[str, list[float]]) -> None:
 
 
 def draw_comparison(path: Path, target: Tensor, results: Sequence[tuple[str, Tensor]]) -> None:
-    """The target, then each result beside its error map (mean absolute error of a pixel). All (height, width, channels)."""
+    """Each result between the target and its error map (mean absolute error of a pixel); (height, width, channels)."""
     figure, axes = _subplots(len(results), 3, (9.6, 3.3 * len(results)))
     rows = axes if len(results) > 1 else [axes]
     for row, (title, pixels) in zip(rows, results, strict=True):

@@ -36,8 +36,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], size: int = 0)
         partial.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
         raise CheckpointWriteError(
-            f"`{path}` could not be written ({error}): {max(size, written)} bytes needed, {free} bytes free on its disk. "
-            "What was saved before is intact; free some space and go on with `implayer resume`."
+            f"`{path}` could not be written ({error}): {max(size, written)} bytes needed, {free} bytes free there."
+            " What was saved before is intact; free some space and go on with `implayer resume`."
         ) from error
 
 

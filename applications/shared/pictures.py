@@ -51,11 +51,11 @@ def camera() -> Picture:
 def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Any picture that Pillow reads, in grey or colour.
 
-    Alpha is laid over white; CMYK and other colour spaces become RGB; 16-bit grey keeps its 16 bits; of an animation the
-    first frame is used; the orientation noted by the camera is applied.
+    Alpha is laid over white; CMYK and other colour spaces become RGB; 16-bit grey keeps its 16 bits; the first frame of
+    an animation is used; the orientation noted by the camera is applied.
 
-    **Raises** `ImageReadError`, which names the file: not a picture, damaged, or more than `max_pixels` (judged from the
-    header, before anything is decoded).
+    **Raises** `ImageReadError`, which names the file: not a picture, damaged, or more than `max_pixels` by its header,
+    before anything is decoded.
     """
     with _opened(path) as image:
         width, height = image.size
@@ -67,7 +67,7 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         notes = []
         if getattr(image, "n_frames", 1) > 1:
             notes.append(f"the first of {getattr(image, 'n_frames', 1)} frames is used")
-        if ";16" in str([tile[3] for tile in image.tile if isinstance(tile[3], str)]) and image.mode in ("RGB", "RGBA"):
+        if ";16" in str(getattr(image, "tile", "")) and image.mode in ("RGB", "RGBA"):
             notes.append("16 bits a channel are read as 8")
         image.load()
         turned = ImageOps.exif_transpose(image)
@@ -95,7 +95,8 @@ def shrink(picture: Picture, longer_side: int, origin: str) -> Picture:
         pixels = torch.from_numpy(np.stack(planes, -1)).clamp(0, 1)
     if min(pixels.shape[:2]) < _MIN_SIDE:
         raise ImageReadError(
-            f"`{origin}` is {pixels.shape[1]} x {pixels.shape[0]} pixels at this size; each side needs at least {_MIN_SIDE}."
+            f"`{origin}` is {pixels.shape[1]} x {pixels.shape[0]} pixels at this size; each side needs at least "
+            f"{_MIN_SIDE}."
         )
     return Picture(pixels, picture.name, notes)
 
@@ -142,14 +143,14 @@ def _values(image: Image.Image, path: Path) -> tuple[np.ndarray, list[str]]:
         if not (values.min() >= 0 and values.max() <= 1):
             raise ImageReadError(f"`{path}` holds floating-point values outside [0, 1]; scale them first.")
         return values[:, :, None].astype(np.float32), notes
-    if mode in ("1", "L"):
-        return np.asarray(image.convert("L"))[:, :, None].astype(np.float32) / 255, notes
     if "A" in image.getbands() or mode in ("La", "RGBa") or "transparency" in image.info:
-        grey = mode in ("LA", "La") or mode == "L"
+        grey = mode in ("LA", "La", "L", "1")
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image).convert("L" if grey else "RGB")
         notes.append("transparency is laid over white")
+    elif mode in ("1", "L"):
+        image = image.convert("L")
     elif mode != "RGB":
         image = image.convert("RGB")
         notes.append("palette colours become RGB" if mode == "P" else f"{mode} becomes RGB")

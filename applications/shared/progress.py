@@ -22,8 +22,8 @@ class Reporter:
     def __enter__(self) -> "Reporter":
         if not self.quiet and self.console.is_terminal:
             self._bar = Progress(
-                TextColumn("step"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
-                console=self.console,
+                TextColumn("step"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(), console=self.console,
             )  # fmt: skip
             self._bar.start()
             self._task = self._bar.add_task("fit", total=self.total, completed=self.done, text="")

@@ -42,7 +42,8 @@ class RunFolder:
         stored = self._read(CONFIG)
         if stored.get("format", 0) > FORMAT:
             raise RunFolderError(
-                f"`{self.path / CONFIG}` has format {stored['format']}, this program reads up to {FORMAT}. Update implayer."
+                f"`{self.path / CONFIG}` has format {stored['format']}, this program reads up to {FORMAT}. "
+                "Update implayer."
             )
         try:
             return stored["task"], stored["config"]

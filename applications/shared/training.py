@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import load_tensors, save_tensors
-from .errors import CheckpointError, CheckpointWriteError, NonfiniteError
+from .errors import CheckpointError, CheckpointWriteError, Interrupted, NonfiniteError
 from .memory import PeakMemory
 from .progress import Reporter
 from .run_folder import RunFolder
@@ -68,10 +68,6 @@ class Record:
         return statistics.median(steps) if steps else 0.0
 
 
-class Interrupted(Exception):
-    """The user stopped the run; everything is saved."""
-
-
 class _Stop:
     """Ctrl-C once: finish the step and save. Twice: stop now, the last checkpoint is valid."""
 
@@ -104,8 +100,8 @@ def train(
     - `record`: where the run is; it is updated in place.
     - `checkpoint_seconds`: time between checkpoints; longer where one takes so long that it would slow down training.
 
-    **Raises** `Interrupted` after Ctrl-C (all saved), `NonfiniteError` (the last checkpoint is intact), `CheckpointWriteError`
-    when the last checkpoint could not be written. An earlier one that cannot be written is a warning.
+    **Raises** `Interrupted` after Ctrl-C (all saved), `NonfiniteError` (the last checkpoint is intact),
+    `CheckpointWriteError` when the last checkpoint could not be written; with an earlier one that is a warning.
     """
     if record.step == 0:
         save(task, folder, record)  # from now on the run can be resumed
@@ -163,8 +159,9 @@ def _require_finite(figures: dict[str, float], step: int, folder: RunFolder) -> 
     for name, value in figures.items():
         if not math.isfinite(value):
             raise NonfiniteError(
-                f"`{name}` became {value} at step {step}. Likely causes: (a) the learning rate is too large, (b) the map of the "
-                f"layer stopped being a contraction: use `--norm spectral`. The last checkpoint in `{folder.path}` is intact."
+                f"`{name}` became {value} at step {step}. Likely causes: (a) the learning rate is too large, "
+                f"(b) the map of the layer is no contraction any more: use `--norm spectral`. "
+                f"The last checkpoint in `{folder.path}` is intact."
             )
 
 

@@ -61,16 +61,17 @@ def spectral_norm(linear: nn.Linear, target: float = 0.97, power_iterations: int
 
     **Arguments**
 
-    - `linear`: the layer, which is changed and returned. Its trainable weight is `linear.parametrizations.weight.original`.
+    - `linear`: the layer, which is changed and returned. Its trainable weight becomes
+      `linear.parametrizations.weight.original`.
     - `target`: the bound (default 0.97, as the authors of "(Implicit)^2" use; their text says 1). Lower it where solves
       take too many steps; raise it, or do without, where the bound costs accuracy and solves stay short.
     - `power_iterations`: at each evaluation in training mode with gradients enabled (default 1, which follows the small
-      steps of an optimiser; raise it where the weight jumps). None happen under `no_grad` or in `eval` mode, so that the
-      map does not change during a solve.
+      steps of an optimiser; raise it where the weight jumps). None happen under `no_grad` or in `eval` mode, so that
+      the map does not change during a solve.
 
     **Returns** `linear`.
 
-    **Raises** `ValueError` for a target that is not positive, fewer than one iteration, or a weight that is bounded already.
+    **Raises** `ValueError` for a target that is not positive, no iteration, or a weight that is bounded already.
 
     **Reference** Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018; Huang et al.,
     "(Implicit)^2: Implicit Layers for Implicit Representations", section 3.2.
@@ -85,6 +86,8 @@ def spectral_norm(linear: nn.Linear, target: float = 0.97, power_iterations: int
     if power_iterations < 1:
         raise ValueError(f"`power_iterations` is {power_iterations}; expected at least 1.")
     if parametrize.is_parametrized(linear, "weight"):
-        raise ValueError("the weight of `linear` has a parametrisation already; call `spectral_norm` once on a plain layer.")
+        raise ValueError(
+            "the weight of `linear` has a parametrisation already; call `spectral_norm` once on a plain layer."
+        )
     parametrize.register_parametrization(linear, "weight", SoftClip(linear.weight, target, power_iterations))
     return linear

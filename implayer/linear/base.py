@@ -24,13 +24,14 @@ class AbstractInverse(abc.ABC):
 
     condition: Samples | None = None  # estimate of the condition of J scaled by rows and columns, where it is known
     singular: Tensor | None = None  # (samples,) bool, where it is known
+    exact: bool = True  # False for approximations such as a truncated Neumann series
 
     @abc.abstractmethod
-    def solve(self, b: Vectors) -> tuple[Vectors, LinearReport]:
+    def solve(self, b: Vectors) -> tuple[Tensor, LinearReport]:
         """J^-1 b (or its stated generalisation): (samples, m) -> (samples, n)."""
 
     @abc.abstractmethod
-    def rsolve(self, c: Vectors) -> tuple[Vectors, LinearReport]:
+    def rsolve(self, c: Vectors) -> tuple[Tensor, LinearReport]:
         """J^-T c: (samples, n) -> (samples, m)."""
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..types import Vectors
 from .krylov import AbstractKrylovSolver, Cycle, System, above, safe_divide
 
+_WEAK = 1e-2  # cosine of r and A r below which r is no good shadow of itself
 _BREAKDOWN = 1e-10  # |<r0, r>| below this part of |r0| |r|: the shadow residual sees nothing any more
 
 
@@ -45,14 +46,16 @@ class BiCGSTAB(AbstractKrylovSolver):
 
     def cycle(self, system: System, r: Vectors, active: Tensor) -> Cycle:
         """Until all samples are done or broken down; those are started again from their true residual."""
-        shadow, x, p = r, torch.zeros_like(r), r
-        shadow_norm = torch.linalg.vector_norm(shadow, dim=-1)
-        rho = torch.linalg.vecdot(shadow, r)
+        x, p, shadow = torch.zeros_like(r), r, r
+        shadow_norm = rho = torch.zeros_like(system.target)
         steps = torch.zeros_like(active, dtype=torch.int64)
-        for _ in range(system.budget):
+        for k in range(system.budget):
             steps += active
             p_hat = system.precondition(p)
             v = system.product(p_hat)
+            if k == 0:
+                shadow = _shadow(r, v)
+                shadow_norm, rho = torch.linalg.vector_norm(shadow, dim=-1), torch.linalg.vecdot(shadow, r)
             sigma = torch.linalg.vecdot(shadow, v)
             active = active & (sigma.abs() > _BREAKDOWN * shadow_norm * torch.linalg.vector_norm(v, dim=-1))
             alpha = safe_divide(rho, sigma, active)
@@ -74,3 +77,10 @@ class BiCGSTAB(AbstractKrylovSolver):
             p = r + beta * (p - omega.unsqueeze(-1) * v)
         never = torch.zeros_like(active)
         return Cycle(x, steps, never, never)
+
+
+def _shadow(r: Tensor, v: Tensor) -> Tensor:
+    """r, as is usual; where A r is nearly orthogonal to it, which would break down at once, the sum of both."""
+    r_norm, v_norm = torch.linalg.vector_norm(r, dim=-1), torch.linalg.vector_norm(v, dim=-1)
+    weak = torch.linalg.vecdot(r, v).abs() < _WEAK * r_norm * v_norm
+    return torch.addcmul(r, safe_divide(r_norm, v_norm, weak & (v_norm > 0)).unsqueeze(-1), v)

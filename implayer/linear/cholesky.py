@@ -51,8 +51,8 @@ class Cholesky(AbstractLinearSolver):
     >>> import torch
     >>> from implayer.operators import MatrixOperator
     >>> inverse = Cholesky().freeze(MatrixOperator(torch.tensor([[[2.0, 1.0], [1.0, 2.0]]])))
-    >>> inverse.solve(torch.tensor([[3.0, 3.0]]))[0]
-    tensor([[1., 1.]])
+    >>> inverse.solve(torch.tensor([[3.0, 3.0]]))[0].round(decimals=4).tolist()
+    [[1.0, 1.0]]
     """
 
     estimate: bool = True

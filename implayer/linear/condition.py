@@ -42,15 +42,16 @@ def inverse_norm(solve: Solve, rsolve: Solve, factors: Sequence[Tensor], row: Te
     if samples > size:
         pieces = zip(*(tensor.split(size) for tensor in (*factors, row, column)), strict=True)
         return torch.cat([inverse_norm(solve, rsolve, piece[:-2], *piece[-2:]) for piece in pieces])
+    dtype = factors[0].dtype
     if n <= _EXACT:
-        identity = torch.eye(n, dtype=row.dtype, device=row.device).expand(samples, n, n)
+        identity = torch.eye(n, dtype=dtype, device=row.device).expand(samples, n, n)
         sums = column.unsqueeze(-2) @ solve(identity, *factors).abs()
         return _largest(sums.squeeze(-2) * row)
     r, c = row.unsqueeze(-1), column.unsqueeze(-1)
     phase = torch.arange(n, dtype=row.dtype, device=row.device).unsqueeze(-1)
     start = torch.cat([torch.cos(1.7 * phase), torch.cos(1.0 + 2.3 * phase)], dim=-1)
-    y = c * solve(r * (start / start.abs().sum(0)), *factors)
-    z = r * rsolve(c * torch.where(y < 0, -1.0, 1.0).to(y.dtype), *factors)
+    y = c * solve((r * (start / start.abs().sum(0))).to(dtype), *factors)
+    z = r * rsolve((c * torch.where(y.real < 0, -1.0, 1.0)).to(dtype), *factors)
     return torch.maximum(_largest(y.abs().sum(-2)), _largest(z.abs().flatten(1)))
 
 

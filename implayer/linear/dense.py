@@ -39,7 +39,7 @@ class AbstractMatrixInverse(AbstractDenseInverse):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.tensors[0].dtype
+        return getattr(self, next(iter(self.__dataclass_fields__))).dtype  # type: ignore[attr-defined]
 
     def apply(self, b: Tensor) -> Tensor:
         """J^-1 b by torch operations that autograd, forward mode and vmap understand."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import DtypeError
 from ..operators import AbstractOperator
 from ..solution import Status
 from ..types import Vectors
@@ -63,6 +64,7 @@ class AbstractKrylovSolver(AbstractLinearSolver):
     def freeze(self, operator: AbstractOperator) -> "KrylovInverse":
         """Keep the operator; the work is done for each right-hand side."""
         require_square(operator, type(self).__name__, "`LSMR()` or `PseudoInverse()`")
+        require_real(operator, type(self).__name__)
         return KrylovInverse(self, operator)
 
     def run(self, operator: AbstractOperator, b: Vectors) -> tuple[Vectors, LinearReport]:
@@ -170,6 +172,12 @@ def _status(system: System, x: Tensor, norm: Tensor, finite: Tensor, singular: T
         failed = torch.where(singular, int(Status.SINGULAR), status)
         status = torch.where((norm <= system.target) | (norm <= floor), int(Status.CONVERGED), failed)
     return torch.where(finite, status, int(Status.NONFINITE))
+
+
+def require_real(operator: AbstractOperator, who: str) -> None:
+    """The batched iterations are written for real numbers."""
+    if operator.dtype.is_complex:
+        raise DtypeError(f"`{who}` solves real systems only, but the unknowns are {operator.dtype}; use `LU()`.")
 
 
 def norm_of(product: Linear, like: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Broyden's method with limited memory, restarts and a guard against singular updates."""
 
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Broyden(AbstractIterativeSolver):
     with $s = y_{k+1} - y_k$ and $\theta = 1$, save where that would make the Jacobian nearly singular. On a linear
     system it ends after at most 2 n steps, whatever the order of the equations, if `memory` is not less than that; it
     is not monotone before. After `memory` updates it starts again from $H_0$, and so does, from its last iterate and
-    with a shorter step, a sample whose residual grew ten-thousandfold or became infinite.
+    with a shorter step, a sample whose residual grew ten-thousandfold.
 
     **Arguments**
 
@@ -48,6 +49,8 @@ class Broyden(AbstractIterativeSolver):
     damping: float | int = 1.0
     _: KW_ONLY
     max_steps: int = 200
+
+    _divergence: ClassVar[float] = float("inf")  # such steps are taken back instead
 
     def init(self, problem: VectorProblem, y: Vectors, r: Tensor) -> Tree:
         """No updates yet."""

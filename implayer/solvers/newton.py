@@ -21,7 +21,6 @@ _DECREASE = 1e-4  # Armijo: a step of length alpha has to lower |F| to (1 - 1e-4
 _HALVINGS = 12
 _ROUNDING = 16  # a step of so many units of rounding is taken whatever it does: it shows that y is at its floor
 _WORTH = 2**12  # unknowns of a batch from which on J of some samples alone is worth two evaluations of F
-_KEEP = 1  # a kept factor may cost this many steps and a quarter of the equations, before a new one is cheaper
 _FORCING = 1e-3  # accuracy of the matrix-free inner solve
 
 
@@ -38,7 +37,7 @@ class Newton(AbstractIterativeSolver):
 
     **Arguments**
 
-    - `refresh` (default None): when to renew a factor. None: when 3 + m/4 more steps at the present rate would not
+    - `refresh` (default None): when to renew a factor. None: when m/4 more steps at the present rate would not
       reach the tolerance, about what m vector products for a new Jacobian cost. A number: when the residual did not
       fall by that factor in the last step. 0 is the classical method, with a new Jacobian for each step.
     - `linear_solver` (default None): how J is inverted. None means LU (QR for a wide F) up to 1024 unknowns and one
@@ -119,7 +118,7 @@ class Newton(AbstractIterativeSolver):
         """Samples that a new factor would serve better; a property of each sample alone."""
         if self.refresh is not None:
             return (ratio > self.refresh) & (norm * ratio > target)
-        return norm * ratio ** (_KEEP + rows / 4) > target
+        return norm * ratio ** (rows / 4) > target
 
     def _inner(self, y: Tensor, r: Tensor) -> AbstractLinearSolver | None:
         """What inverts J; None stands for the dense factors."""

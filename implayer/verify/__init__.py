@@ -1,7 +1,7 @@
 """Can this gradient be trusted? Properties checked on generated inputs, and a certificate for a given one.
 
-`check_layer` and `property_test` check a layer, `check_solver` a forward solver; `certify` bounds the error of a gradient
-at one input; `strategies` draws inputs, and `catalogue` holds problems with exact answers.
+`check_layer` and `property_test` check a layer, `check_solver` a forward solver; `certify` bounds the error of a
+gradient at one input; `strategies` draws inputs, and `catalogue` holds problems with exact answers.
 """
 
 from importlib import import_module

@@ -1,12 +1,13 @@
 r"""Problems with exact values and derivatives: a benchmark of gradient correctness for any implicit layer.
 
-Each `Entry` is an equation F(x, y) = 0 with its solution y(x), the directional derivative y'[u] and, where simple, the second one
-y''[u, w], all from formulas and none by automatic differentiation. `run` measures a layer against them.
+Each `Entry` is an equation F(x, y) = 0 with its solution y(x), the directional derivative y'[u] and, where simple, the
+second one y''[u, w], all from formulas and none by automatic differentiation. `run` measures a layer against them.
 
 >>> import implayer
 >>> from implayer.verify import catalogue
->>> table = catalogue.run(lambda e: implayer.ImplicitLayer(e.F, implayer.Newton(), initial=e.initial, event_ndim=e.event_ndim),
-...                       only=("square root",))
+>>> def factory(e):
+...     return implayer.ImplicitLayer(e.F, implayer.Newton(), initial=e.initial, event_ndim=e.event_ndim)
+>>> table = catalogue.run(factory, only=("square root",))
 >>> table.rows[0].gradient_error < 1e-12
 True
 """
@@ -34,13 +35,14 @@ class Entry:
 
     **Attributes**
 
-    - `name`, `F`, `event_ndim`: the equation; `initial`: callable x -> y0, from which Newton's method reaches the solution.
+    - `name`, `F`, `event_ndim`: the equation; `initial`: callable x -> y0, from which Newton's method reaches the
+      solution.
     - `example`: callable dtype -> x, a batch of legal inputs.
     - `value`: x -> y.
     - `tangent`: (x, y, u) -> y'[u], the derivative along u, a nest like x.
     - `curvature`: (x, y, u, w) -> y''[u, w], or None.
-    - `kinds`: what may be assumed, out of "root", "scalar" (one unknown, with `bracket`), "fixed point" (y + F contracts),
-      "symmetric" (J is symmetric), "definite" (and positive definite), "tall", "wide".
+    - `kinds`: what may be assumed, out of "root", "scalar" (one unknown, with `bracket`), "fixed point" (y + F
+      contracts), "symmetric" (J is symmetric), "definite" (and positive definite), "tall", "wide".
     - `bracket`: (lower, upper) around the unknown of a scalar problem.
     """
 
@@ -226,7 +228,12 @@ def _jacobian(entry: Entry, layer: Callable[[Tree], Tree], x: Tree, create_graph
     rows = []
     for k in range(y.shape[1]):
         g = torch.autograd.grad(
-            y[:, k].sum(), leaves, create_graph=create_graph, retain_graph=True, allow_unused=True, materialize_grads=True
+            y[:, k].sum(),
+            leaves,
+            create_graph=create_graph,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
         )
         rows.append(torch.cat([t.reshape(len(y), -1) for t in g], dim=-1))
     return torch.stack(rows, dim=1) if create_graph else torch.stack(rows, dim=1).detach()

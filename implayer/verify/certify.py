@@ -32,8 +32,8 @@ class Certificate:
     **Attributes**
 
     - `residual_norm`: |r|, with r = F(x, y), or J'F where F has more rows than unknowns.
-    - `adjoint_residual_norm`: |v - J'w| / |v| for a random cotangent v and the w that the layer's own adjoint computes. An
-      approximate adjoint (Neumann, JacobianFree) shows here.
+    - `adjoint_residual_norm`: |v - J'w| / |v| for a random cotangent v and the w that the layer's own adjoint computes.
+      An approximate adjoint (Neumann, JacobianFree) shows here.
     - `condition`: of J = dr/dy after its rows and columns were scaled to norm one, the part that scaling cannot cure.
     - `contraction`: spectral radius of I + sign * J, the factor by which an iteration y + sign * F shrinks an error per
       step; below one, it converges. NaN where F is not square. Given for every layer, fixed point or not.
@@ -51,11 +51,16 @@ class Certificate:
     def __str__(self) -> str:
         count = self.valid.numel()
         names = ("residual_norm", "adjoint_residual_norm", "condition", "contraction", "gradient_error_bound")
-        lines = [f"Certificate: {int(self.valid.sum())} of {count} samples valid", f"  {'':<22}{'median':>10}{'largest':>10}"]
+        lines = [
+            f"Certificate: {int(self.valid.sum())} of {count} samples valid",
+            f"  {'':<22}{'median':>10}{'largest':>10}",
+        ]
         for name in names:
             values = getattr(self, name).detach().double().reshape(-1)
             if count:
-                worst = values[0] if bool(values.isnan().all()) else torch.where(values.isnan(), torch.inf, values).max()
+                worst = (
+                    values[0] if bool(values.isnan().all()) else torch.where(values.isnan(), torch.inf, values).max()
+                )
                 lines.append(f"  {name:<22}{float(values.nanmedian()):>10.1e}{float(worst):>10.1e}")
         bad = (~self.valid.reshape(-1)).nonzero().reshape(-1).tolist()
         if bad:
@@ -75,24 +80,24 @@ def certify(
 
           |y - y*| <= rho = 2 eta / (1 + sqrt(1 - 2h)).
 
-    - **Gradient**: J'w = v has to be solved for w, of which the gradient is -F_x' w. With s = v - J'w the residual of the
-      layer's own adjoint solve and theta = beta L rho < 1,
+    - **Gradient**: J'w = v has to be solved for w, of which the gradient is -F_x' w. With s = v - J'w the residual of
+      the layer's own adjoint solve and theta = beta L rho < 1,
 
           bound = beta |s| / |w|  +  theta / (1 - theta)  +  L_x rho  +  eps n cond(J):
 
       the error of the linear solve, that of J and of F_x at y instead of y*, and rounding, all relative to |F_x| |w|.
 
-    **Assumptions.** L and L_x (the relative change of F_x) are not proven: they are twice the largest second difference along the
-    Newton step and two random directions, so a J that bends only elsewhere is not seen. Beyond 512 unknowns beta, the
-    condition and the contraction are estimates from below, by power steps and LSMR solves. Where h >= 1/2 nothing
-    can be said: the bound is infinite. The bound holds for |gradient error| / (|F_x| |w|), not for each entry.
+    **Assumptions.** L and L_x (the relative change of F_x) are not proven: they are twice the largest second difference
+    along the Newton step and two random directions, so a J that bends only elsewhere is not seen. Beyond 512 unknowns
+    beta, the condition and the contraction are estimates from below, by power steps and LSMR solves. Where h >= 1/2
+    nothing can be said: the bound is infinite. The bound holds for |gradient error| / (|F_x| |w|), not for each entry.
 
     **Arguments**
 
     - `layer`: an `ImplicitLayer`, or any layer together with its `F`.
     - `x`, `y0`: the input, as the layer takes it.
-    - `F`: the residual, where the layer does not know its own. Then the adjoint is measured by the layer's gradient with
-      respect to x instead, |g - g_exact| / |g_exact|, one number for the whole batch.
+    - `F`: the residual, where the layer does not know its own. Then the adjoint is measured by the layer's gradient
+      with respect to x instead, |g - g_exact| / |g_exact|, one number for the whole batch.
     - `seed`: of the random cotangent and directions.
 
     **Returns** a `Certificate`. A sample that failed is not valid; it raises nothing, under every `on_failure`.
@@ -100,7 +105,8 @@ def certify(
     **Reference** Ortega and Rheinboldt, "Iterative Solution of Nonlinear Equations in Several Variables", 12.6.2.
 
     >>> import torch, implayer
-    >>> root = implayer.ImplicitLayer(lambda x, y: y**3 + y - x, implayer.Newton(), initial=torch.zeros_like, event_ndim=0)
+    >>> F = lambda x, y: y**3 + y - x
+    >>> root = implayer.ImplicitLayer(F, implayer.Newton(), initial=torch.zeros_like, event_ndim=0)
     >>> bool(implayer.verify.certify(root, torch.tensor([2.0, 10.0], dtype=torch.float64)).valid.all())
     True
     """
@@ -137,8 +143,8 @@ def _quiet(layer: Any, F: Residual | None = None) -> Any:
     if not isinstance(layer, ImplicitLayer):
         return layer
     clone = ImplicitLayer(
-        layer.F if F is None else F, layer.forward_solver, adjoint=layer.adjoint, initial=layer.initial, on_failure="ignore",
-        event_ndim=layer.event_ndim, gauge=layer.gauge if F is None else None, sign=layer.sign,
+        layer.F if F is None else F, layer.forward_solver, adjoint=layer.adjoint, initial=layer.initial,
+        on_failure="ignore", event_ndim=layer.event_ndim, gauge=layer.gauge if F is None else None, sign=layer.sign,
     )  # fmt: skip
     return clone
 
@@ -197,7 +203,7 @@ class _Evidence:
         self.finite &= torch.isfinite(matrix).all(-1).all(-1)
         return torch.where(self.finite.reshape(-1, 1, 1), matrix, eye)
 
-    # ------------------------------------------------------------------------------------------------ second differences
+    # ----------------------------------------------------------------------------------------------- second differences
     def _curvature(self, step: Tensor, spectrum: Spectrum) -> tuple[Tensor, Tensor]:
         """L: |J(y + e d) - J(y - e d)| / 2e for unit directions d, and the same for F_x relative to |F_x|."""
         size = 1 + torch.linalg.vector_norm(self.y, dim=-1, keepdim=True)
@@ -236,7 +242,9 @@ class _Evidence:
     def _along_x(self, y: Tensor, u: list[Tensor]) -> Tensor:
         """F_x u, as the derivative of w -> F_x' w."""
         with torch.enable_grad():
-            live = _tree.map_tensors(lambda t: t.detach().requires_grad_() if _tree.differentiable(t) else t, self.problem.x)
+            live = _tree.map_tensors(
+                lambda t: t.detach().requires_grad_() if _tree.differentiable(t) else t, self.problem.x
+            )
             leaves = [t for t in _tree.leaves(live) if _tree.differentiable(t)]
             problem = Problem(self.problem.F, live, self.problem.y0, self.problem.event_ndim)
             r = equation(problem, self.layout, self.rows)(y)
@@ -267,7 +275,7 @@ class _Evidence:
         return norms[0] / norms[1].clamp(min=1e-300), spectrum.inverse_norm * norms[0] / size.clamp(min=1e-300)
 
     def _own_adjoint(self, v: Tensor) -> Tensor | None:
-        """w = J^-T v as the layer computes it: the gradient of <v, y> in a constant p that is added to F, with its sign."""
+        """w = J^-T v as the layer computes it: minus the gradient of <v, y> in a constant p that is added to F."""
         if not isinstance(self.layer, ImplicitLayer):
             return None
         if self.rows > self.layout.n:
@@ -316,5 +324,3 @@ class _Evidence:
         a, b = (torch.cat([t.reshape(-1) for t in part]) for part in (found, exact))
         gap = torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b).clamp(min=1e-300)
         return gap.expand(self.layout.samples)
-
-

@@ -4,9 +4,10 @@ import functools
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -16,8 +17,6 @@ from ..types import Residual, Tree
 from . import derivatives, properties
 from .report import Report, assignments
 from .trial import LeftOut, Measure, Trial, equation_of
-
-Profile = Literal["quick", "thorough"]
 
 _EXAMPLES = {"quick": 10, "thorough": 100}
 _SHRINKS = {"quick": 60, "thorough": 400}
@@ -29,8 +28,8 @@ class Property:
     """One property: its name, the function that measures it, and when it is asked.
 
     - `order`: of the derivatives that it needs; 0 for the value.
-    - `strict`: an error of the layer is a failure. Elsewhere a typed error is an answer: the layer says that it does not
-      support this, and does not return a wrong number.
+    - `strict`: an error of the layer is a failure. Elsewhere a typed error is an answer: the layer says that it does
+      not support this, and does not return a wrong number.
     - `once`: on the first input alone.
     - `dear`: it costs many calls; in the profile "quick" it is asked of every third input.
     """
@@ -58,14 +57,14 @@ PROPERTIES: tuple[Property, ...] = (
     Property("implicit = unrolled", derivatives.equals_unrolled, dear=True),
     Property("vmap(grad) = loop", derivatives.vmap_of_grad_equals_loop, dear=True),
     Property("solver without a graph", properties.needs_no_graph_of_the_solver, strict=True, dear=True),
-    Property("second order, rev-rev", derivatives.second_reverse_reverse, 2),
+    Property("second order, rev-rev", derivatives.second_reverse_reverse, 2, dear=True),
     Property("second order, fwd-rev", derivatives.second_forward_reverse, 2, dear=True),
     Property("second order, rev-fwd", derivatives.second_reverse_forward, 2, dear=True),
     Property("second order, fwd-fwd", derivatives.second_forward_forward, 2, dear=True),
     Property("third order, rev-rev-rev", derivatives.third_reverse, 3, dear=True),
     Property("third order, fwd-fwd-fwd", derivatives.third_forward, 3, dear=True),
-    Property("deepcopy and state_dict", properties.survives_copies, strict=True, once=True),
     Property("no memory kept", properties.keeps_no_memory, strict=True, once=True),
+    Property("deepcopy and state_dict", properties.survives_copies, strict=True, once=True),
 )
 
 
@@ -76,7 +75,7 @@ def check_layer(
     y0: Any = None,
     F: Residual | None = None,
     orders: int = 2,
-    profile: Profile = "quick",
+    profile: str = "quick",
     seed: int = 0,
 ) -> Report:
     """Check that a layer solves its equation and that its derivatives are right, on inputs that Hypothesis generates.
@@ -86,24 +85,27 @@ def check_layer(
 
     **Arguments**
 
-    - `layer`: any callable or module x -> y (or (x, y0) -> y). For a layer of several arguments check `lambda x: layer(*x)`.
-      An attribute `event_ndim` says how many last axes of y belong to one sample; without it, 1.
-    - `x`: an example, around which inputs are drawn with other numbers (30 %, signs kept) and batch sizes; drawn inputs that the
-      layer refuses are set aside. Or a Hypothesis strategy (`implayer.verify.strategies`, or your own) that draws legal
-      inputs alone; then a refusal is a failure. Give one where the domain is special.
+    - `layer`: any callable or module x -> y (or (x, y0) -> y). For a layer of several arguments check `lambda x:
+      layer(*x)`. An attribute `event_ndim` says how many last axes of y belong to one sample; without it, 1.
+    - `x`: an example, around which inputs are drawn with other numbers (30 %, signs kept) and batch sizes; drawn inputs
+      that the layer refuses are set aside. Or a Hypothesis strategy (`implayer.verify.strategies`, or your own) that
+      draws legal inputs alone; then a refusal is a failure. Give one where the domain is special.
     - `y0`: start, as in `layer(x, y0)`, or a callable x -> y0.
     - `F`: the residual F(x, y), where the layer does not know its own; without it the residual is not checked.
     - `orders`: 1, 2 (default) or 3; lower it for layers that are differentiable once.
-    - `profile`: "quick" (10 inputs, seconds; torch.func modes on every third of them) or "thorough" (100 inputs).
+    - `profile`: "quick" (10 inputs, seconds; second derivatives and torch.func on every third) or "thorough" (100
+      inputs).
     - `seed`: the same seed gives the same inputs, hence the same verdict.
 
     **Returns** the `Report`; print it.
 
-    **Raises** `VerificationError` (an AssertionError) with the name of the property, the size of the error, and the smallest
-    failing input as source text; `.report` holds the rest. An error of F itself at the given x is passed on as it is.
+    **Raises** `VerificationError` (an AssertionError) with the name of the property, the size of the error, and the
+    smallest failing input as source text; `.report` holds the rest. An error of F itself at the given x is passed on as
+    it is.
 
     >>> import torch, implayer
-    >>> root = implayer.ImplicitLayer(lambda x, y: y**3 + y - x, implayer.Newton(), initial=torch.zeros_like, event_ndim=0)
+    >>> F = lambda x, y: y**3 + y - x
+    >>> root = implayer.ImplicitLayer(F, implayer.Newton(), initial=torch.zeros_like, event_ndim=0)
     >>> implayer.verify.check_layer(root, torch.tensor([2.0, 10.0], dtype=torch.float64)).passed
     True
     """
@@ -116,7 +118,7 @@ def check_layer(
     name = getattr(layer, "__name__", None) or type(layer).__name__
     check = _Check(layer, equation_of(layer, F), y0, orders, Report(name, profile, seed), _SHRINKS[profile])
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check.run(x, _EXAMPLES[profile], seed)
     check.report.seconds = time.perf_counter() - start
@@ -143,7 +145,7 @@ class _Check:
     cause: Exception | None = None
     reason: str = ""
     legal: bool = True  # whether every drawn input is one that the layer must accept
-    results: dict[str, Any] = field(default_factory=dict)
+    batched: list[bool] | None = None  # known from the example
 
     def run(self, x: Any, examples: int, seed: int) -> None:
         """The example first, then drawn inputs; after a failure that property alone, in search of a smaller input."""
@@ -155,9 +157,12 @@ class _Check:
         y0 = self._start(first)
         self.attempt(first, y0, given=True, quiet=True)
         trial = Trial(self.layer, self.F, first, y0, seed)
-        pairs = strategies.around(first, batched=self._resizable(trial), companion=y0)
+        resizable = self._resizable(trial)
+        pairs = strategies.around(first, batched=resizable, companion=y0)
         fixed = not callable(self.y0)
-        _search(pairs, lambda pair: self.attempt(pair[0], pair[1] if fixed else self._start(pair[0])), examples - 1, seed)
+        _search(
+            pairs, lambda pair: self.attempt(pair[0], pair[1] if fixed else self._start(pair[0])), examples - 1, seed
+        )
 
     def _start(self, x: Tree) -> Tree:
         return self.y0(x) if callable(self.y0) else self.y0
@@ -165,8 +170,9 @@ class _Check:
     def _resizable(self, trial: Trial) -> list[bool]:
         """Leaves of x with the batch axis, where other batch sizes are accepted."""
         try:
+            self.batched = trial.batched
             properties.require_other_sizes(trial)
-        except Exception:  # whatever it is, `batch = loop` has said it
+        except Exception:  # whatever it is, a property has said it
             return [False] * len(trial._flat)
         return trial.batched
 
@@ -177,7 +183,7 @@ class _Check:
             self.shrinks -= 1
             if self.shrinks < 0:
                 return
-        trial = Trial(self.layer, self.F, x, y0, self.report.seed)
+        trial = Trial(self.layer, self.F, x, y0, self.report.seed, self.batched)
         chosen = [p for p in PROPERTIES if p.order <= self.orders] if self.failing is None else [self.failing]
         for i, item in enumerate(chosen):
             if i == 1 or item.name != PROPERTIES[0].name:  # the first property comes before any other call
@@ -211,7 +217,12 @@ class _Check:
                 self.reason = self.reason or _first_line(error)
                 return False
             if self.failing is None or self.failing.name == VALUE:
-                self._fail(Property(VALUE, lambda t: Measure(0.0, 0.0)), trial, Measure(float("inf"), 0.0, _first_line(error)), error)
+                self._fail(
+                    Property(VALUE, lambda t: Measure(0.0, 0.0)),
+                    trial,
+                    Measure(float("inf"), 0.0, _first_line(error)),
+                    error,
+                )
             return False
 
     def _holds(self, item: Property, trial: Trial) -> bool:
@@ -226,6 +237,8 @@ class _Check:
             result.note = result.note or str(reason)
             return True
         except Exception as error:
+            if item is PROPERTIES[0]:
+                return True  # evaluating the layer, which comes next, says what is wrong
             if not item.strict and _is_answer(error):
                 result.outcome = "typed error" if not result.trials else result.outcome
                 result.note = _first_line(error)
@@ -289,21 +302,31 @@ def _search(strategy: Any, attempt: Callable[[Any], None], examples: int, seed: 
     if examples < 1:
         return
     quiet = hypothesis.settings(
-        max_examples=examples, deadline=None, database=None, derandomize=False, print_blob=False, report_multiple_bugs=False,
-        suppress_health_check=list(hypothesis.HealthCheck), verbosity=hypothesis.Verbosity.quiet,
+        max_examples=examples, deadline=None, database=None, derandomize=False, print_blob=False,
+        report_multiple_bugs=False, suppress_health_check=list(hypothesis.HealthCheck), verbosity=hypothesis.Verbosity.quiet,
         phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
     )  # fmt: skip
 
     def body(value: Any) -> None:
         attempt(value)
 
-    try:
+    def run() -> None:
         hypothesis.seed(seed)(quiet(hypothesis.given(strategy)(body)))()
+
+    try:
+        # a test of Hypothesis may not run inside another one of the same thread
+        _elsewhere(run) if hypothesis.currently_in_test_context() else run()
     except _Failed:
         pass
     except hypothesis.errors.HypothesisException as error:
         if not isinstance(error, hypothesis.errors.Flaky | hypothesis.errors.Unsatisfiable):
             raise  # an input that fails once and not again has been noted; all else is a mistake of the strategy
+
+
+def _elsewhere(run: Callable[[], None]) -> None:
+    """Call something in a thread of its own, and wait for it."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(run).result()
 
 
 def property_test(x: Any, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]:

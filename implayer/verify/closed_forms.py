@@ -36,7 +36,7 @@ def bisect(f: Callable[[Tensor], Tensor], like: Tensor, lower: float, upper: flo
     return (a + b) / 2
 
 
-# ------------------------------------------------------------- y^5 + 16 y - 32 x^3 + 32 x = 0, "Implicitly Defined Layers" (3)
+# ------------------------------------------------------ y^5 + 16 y - 32 x^3 + 32 x = 0, "Implicitly Defined Layers" (3)
 def curve_F(x: Tensor, y: Tensor) -> Tensor:
     """The residual."""
     return y**5 + 16 * y - 32 * x**3 + 32 * x
@@ -58,7 +58,7 @@ def curve_curvature(x: Tensor, y: Tensor, u: Tensor, w: Tensor) -> Tensor:
     return u * w * (192 * x - 20 * y**3 * slope**2) / (5 * y**4 + 16)
 
 
-# --------------------------------------------------------------------------------- x^2 + |y|^2 = 4, x y_1 = 1, the same paper (28)
+# ---------------------------------------------------------------------- x^2 + |y|^2 = 4, x y_1 = 1, the same paper (28)
 def circle_F(x: Tensor, y: Tensor) -> Tensor:
     """The residual; x is (*batch, 1)."""
     s, a, b = x[..., 0], y[..., 0], y[..., 1]
@@ -113,7 +113,7 @@ def root_curvature(x: Tensor, y: Tensor, u: Tensor, w: Tensor) -> Tensor:
     return -u * w / (4 * y**3)
 
 
-# ------------------------------------------------------------------------------------------------- y - e sin y = M (Kepler)
+# --------------------------------------------------------------------------------------------- y - e sin y = M (Kepler)
 def kepler_F(x: Tree, y: Tensor) -> Tensor:
     """The residual: eccentric anomaly y of the mean anomaly M at eccentricity e."""
     return y - x["eccentricity"] * torch.sin(y) - x["mean"]
@@ -147,7 +147,7 @@ def kepler_curvature(x: Tree, y: Tensor, u: Tree, w: Tree) -> Tensor:
     return (torch.cos(y) * mixed - e * torch.sin(y) * a * b) / (1 - e * torch.cos(y))
 
 
-# ------------------------------------------------------------------------------------------------------- y = tanh(w y + b)
+# ---------------------------------------------------------------------------------------------------- y = tanh(w y + b)
 def tanh_F(x: Tree, y: Tensor) -> Tensor:
     """The residual f - y of an equilibrium of one unit."""
     return torch.tanh(x["w"] * y + x["b"]) - y
@@ -181,7 +181,7 @@ def tanh_curvature(x: Tree, y: Tensor, u: Tree, w: Tree) -> Tensor:
     return (s * (u["w"] * b + w["w"] * a) - 2 * y * s * p * q) / (1 - s * x["w"])
 
 
-# --------------------------------------------------------------------------------------------------------------- A y = b
+# -------------------------------------------------------------------------------------------------------------- A y = b
 def _times(a: Tensor, y: Tensor) -> Tensor:
     return (a @ y.unsqueeze(-1)).squeeze(-1)
 
@@ -200,7 +200,9 @@ def linear_example(symmetric: bool) -> Example:
     """Two systems of three equations, of condition about 3."""
 
     def example(dtype: torch.dtype) -> Tree:
-        a = torch.tensor([[[3.0, 1.0, 0.5], [-1.0, 2.0, 0.3], [0.2, 0.7, 4.0]], [[2.0, -0.5, 0.1], [0.4, 3.0, 1.0], [0.9, 0.0, 2.5]]])
+        a = torch.tensor(
+            [[[3.0, 1.0, 0.5], [-1.0, 2.0, 0.3], [0.2, 0.7, 4.0]], [[2.0, -0.5, 0.1], [0.4, 3.0, 1.0], [0.9, 0.0, 2.5]]]
+        )
         b = torch.tensor([[1.0, -2.0, 0.5], [0.3, 1.0, 2.0]])
         a = (a + a.mT) / 2 if symmetric else a
         return {"A": a.to(dtype), "b": b.to(dtype)}
@@ -224,7 +226,7 @@ def linear_curvature(x: Tree, y: Tensor, u: Tree, w: Tree) -> Tensor:
     return -torch.linalg.solve(x["A"], _times(u["A"], b) + _times(w["A"], a))
 
 
-# ------------------------------------------------------------------------------------------------------------- y = W y + b
+# ---------------------------------------------------------------------------------------------------------- y = W y + b
 def affine_F(x: Tree, y: Tensor) -> Tensor:
     """The residual f - y."""
     return _times(x["W"], y) + x["b"] - y
@@ -262,7 +264,7 @@ def affine_curvature(x: Tree, y: Tensor, u: Tree, w: Tree) -> Tensor:
     return _affine_solve(x, _times(u["W"], b) + _times(w["W"], a))
 
 
-# --------------------------------------------------------------------- (r cos t, r sin t) = (p, q): a nest of unknowns and equations
+# -------------------------------------------------------- (r cos t, r sin t) = (p, q): a nest of unknowns and equations
 def polar_F(x: Tree, y: Tree) -> Tree:
     """The residual, a nest as y is."""
     radius, angle = y["radius"], y["angle"]
@@ -300,7 +302,7 @@ def polar_curvature(x: Tree, y: Tree, u: Tree, w: Tree) -> Tree:
     return {"radius": (dot - a["radius"] * b["radius"]) / r, "angle": angle}
 
 
-# ---------------------------------------------------------------- min (y - a)^2 + (y^2 - b)^2: the residual does not vanish
+# ------------------------------------------------------------ min (y - a)^2 + (y^2 - b)^2: the residual does not vanish
 def squares_F(x: Tensor, y: Tensor) -> Tensor:
     """Two equations for one unknown; x = (a, b)."""
     return torch.cat([y - x[..., :1], y**2 - x[..., 1:]], dim=-1)
@@ -333,7 +335,7 @@ def squares_curvature(x: Tensor, y: Tensor, u: Tensor, w: Tensor) -> Tensor:
     return (2 * (u[..., 1:] * b + w[..., 1:] * a) - 12 * y * a * b) / (6 * y**2 + 1 - 2 * x[..., 1:])
 
 
-# ------------------------------------------------------------------------- |y - c| = r: one equation for two unknowns, minimal norm
+# ------------------------------------------------------------- |y - c| = r: one equation for two unknowns, minimal norm
 _ANGLE = 0.5
 
 

@@ -7,12 +7,12 @@ import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
 from ..errors import VerificationError
-from .check_layer import Profile, check_layer
+from .check_layer import check_layer
 
 _HELP = "expected `package.module:layer` or `path/to/file.py:layer`"
 
@@ -26,20 +26,21 @@ def main(
     *,
     x: str | None = None,
     orders: int = 2,
-    profile: Profile = "quick",
+    profile: str = "quick",
     seed: int = 0,
-    out: TextIO | None = None,
+    out: Any = None,
 ) -> int:
     """Check the layer that `target` names, and print the report.
 
     **Arguments**
 
-    - `target`: `package.module:name` or `path/to/file.py:name`. The object is a layer; or a function without arguments that
-      returns a layer, or (layer, x), or (layer, x, F).
-    - `x`: where the example input (or Hypothesis strategy) is: a name in the same module, or a target of its own. Without it,
-      the x that the function returned, or else the attribute `x` of the module. A function without arguments is called.
+    - `target`: `package.module:name` or `path/to/file.py:name`. The object is a layer; or a function without arguments
+      that returns a layer, or (layer, x), or (layer, x, F).
+    - `x`: where the example input (or Hypothesis strategy) is: a name in the same module, or a target of its own.
+      Without it, the x that the function returned, or else the attribute `x` of the module. A function without
+      arguments is called.
     - `orders`, `profile`, `seed`: as for `check_layer`.
-    - `out`: where to print; standard output by default.
+    - `out`: a text stream to print to; standard output by default.
 
     **Returns** the exit code: 0 all properties hold, 1 one failed (its counterexample is printed), 2 wrong usage.
     """
@@ -64,7 +65,9 @@ def _resolve(target: str, x: str | None) -> tuple[Any, Any, Any]:
     module, name = _load(target)
     thing, example, F = _attribute(module, name), None, None
     if isinstance(thing, type):
-        raise UsageError(f"`{name}` is a class; make an object of it, for example `layer = {name}(...)`, and name that.")
+        raise UsageError(
+            f"`{name}` is a class; make an object of it, for example `layer = {name}(...)`, and name that."
+        )
     if not callable(thing):
         raise UsageError(f"`{name}` is {type(thing).__name__}; expected a layer, or a function that returns one.")
     if _takes_nothing(thing):
@@ -72,7 +75,9 @@ def _resolve(target: str, x: str | None) -> tuple[Any, Any, Any]:
         if isinstance(thing, tuple):
             thing, example, F = (*thing, None, None)[:3]
         if not callable(thing):
-            raise UsageError(f"`{name}()` returned {type(thing).__name__}; expected a layer, (layer, x) or (layer, x, F).")
+            raise UsageError(
+                f"`{name}()` returned {type(thing).__name__}; expected a layer, (layer, x) or (layer, x, F)."
+            )
     if x is not None:
         example = _example(module, x)
     elif example is None:
@@ -130,7 +135,7 @@ def _example(module: ModuleType, name: str) -> Any:
         module, name = _load(name)
     if name == "x" and not hasattr(module, "x"):
         raise UsageError(
-            f"no example input: give `{module.__name__}` an attribute `x` (a nest of tensors, or a Hypothesis strategy), "
+            f"no example input: give `{module.__name__}` an attribute `x` (a nest of tensors or a strategy), "
             f"let the function return (layer, x), or name one with `--x`."
         )
     value = _attribute(module, name)

@@ -11,7 +11,7 @@ _FIRST_STEP = 2.0**-4
 _LEVELS = 5
 _SHRINK = 2.0**-5
 _ENOUGH = 0.55  # likewise: an estimate that needs no further halving
-_GOOD = 0.45  # power of the unit of rounding: a relative error estimate that good ends the search for a better step
+_GOOD = 0.25  # power of the unit of rounding: a relative error estimate that good ends the search for a better step
 
 
 def derivative(phi: Callable[[float], Tensor]) -> tuple[Tensor, float]:
@@ -20,8 +20,9 @@ def derivative(phi: Callable[[float], Tensor]) -> tuple[Tensor, float]:
         D_0(h) = (phi(h) - phi(-h)) / 2h,    D_k(h) = D_{k-1}(h/2) + (D_{k-1}(h/2) - D_{k-1}(h)) / (4^k - 1)
 
     The entry of the table that changes least from its two neighbours is taken, and that change (Euclidean norm) is its
-    error, and never less than eps |phi| / h: truncation, rounding and the tolerance of a solver all show in it. Steps that leave the domain of phi (a
-    `SolveError`, a value that is not finite), or that cross a kink, are replaced by shorter ones.
+    error, and never less than eps |phi| / h: truncation, rounding and the tolerance of a solver all show in it. Steps
+    that leave the domain of phi (a `SolveError`, a value that is not finite), or that cross a kink, are replaced by
+    shorter ones.
 
     **Arguments**
 
@@ -45,7 +46,8 @@ def derivative(phi: Callable[[float], Tensor]) -> tuple[Tensor, float]:
             value, error = None, float("inf")
         if value is not None and error < best_error:
             best, best_error = value, error
-        if best is not None and best_error <= torch.finfo(best.dtype).eps ** _GOOD * float(torch.linalg.vector_norm(best)):
+        # a derivative of zero is good enough when its error is small beside phi itself
+        if best is not None and best_error <= torch.finfo(best.dtype).eps ** _GOOD * max(_norm(best), _norm(phi(0.0))):
             break
         h *= _SHRINK
     if best is None:
@@ -67,10 +69,16 @@ def _table(phi: Callable[[float], Tensor], h: float) -> tuple[Tensor | None, flo
             error = max(_distance(row[-1], row[-2]), _distance(row[-1], coarse), rounding)
             if error < best_error:
                 best, best_error = row[-1], error
-        if best is not None and best_error <= torch.finfo(best.dtype).eps ** _ENOUGH * float(torch.linalg.vector_norm(best)):
+        if best is not None and best_error <= torch.finfo(best.dtype).eps ** _ENOUGH * float(
+            torch.linalg.vector_norm(best)
+        ):
             break
         previous = row
     return best, best_error
+
+
+def _norm(t: Tensor) -> float:
+    return float(torch.linalg.vector_norm(t))
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

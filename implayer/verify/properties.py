@@ -21,7 +21,8 @@ def solves_the_equation(trial: Trial) -> Measure:
     """F(x, y) = 0.
 
     The error is |J^+ F| / |y|, an estimate of how far y is from the solution relative to its size (J'F and its Jacobian
-    where F has more rows than unknowns). A residual below ten times the default tolerance of a solver is fine in any case.
+    where F has more rows than unknowns). A residual below ten times the default tolerance of a solver is fine in any
+    case.
     """
     problem = trial.problem()
     layout = Layout.of(trial.full, trial.event_ndim, "y")
@@ -99,7 +100,7 @@ def repeats_itself(trial: Trial) -> Measure:
     except Exception as error:  # the other input need not be legal; any reason will do
         raise LeftOut(f"no other input nearby: {type(error).__name__}") from error
     return Measure(
-        relative(before, _value_and_gradient(trial.layer, trial, v)), trial.identity_tolerance,
+        _either(before, _value_and_gradient(trial.layer, trial, v)), trial.identity_tolerance,
         "value or gradient at x changes once the layer was called elsewhere (a stale factor or cache)",
     )  # fmt: skip
 
@@ -139,7 +140,7 @@ def permutes_with_the_batch(trial: Trial) -> Measure:
 
 
 def require_other_sizes(trial: Trial) -> None:
-    """Raise where the first sample alone is refused: LeftOut if F refuses it too (or is not known), the error if not."""
+    """Raise where the first sample alone is refused: LeftOut if F refuses it too or is not known, else the error."""
     part = trial.rows(slice(0, 1))
     try:
         part.y  # noqa: B018
@@ -177,7 +178,8 @@ def _plain_answer(answer: Any) -> Any:
 
 
 def needs_no_graph_of_the_solver(trial: Trial) -> Measure:
-    """The derivative is there although the solver's answer cannot carry a graph, and the same although it carries a wrong one.
+    """The derivative is there although the solver's answer cannot carry a graph, and the same although it carries a
+    wrong one.
 
     The solver runs once more in a wrapper that fails when it is given tensors with a graph, and whose answer has been
     through NumPy; then in a wrapper that hangs a false graph onto its answer. Both must give the same derivatives.
@@ -196,7 +198,9 @@ def needs_no_graph_of_the_solver(trial: Trial) -> Measure:
     def leaking(problem: Any) -> Any:
         value = _plain_answer(layer.forward_solver(problem))
         with torch.enable_grad():
-            return _tree.map_tensors(lambda t: t * torch.ones_like(t).requires_grad_() if t.is_floating_point() else t, value)
+            return _tree.map_tensors(
+                lambda t: t * torch.ones_like(t).requires_grad_() if t.is_floating_point() else t, value
+            )
 
     v, found = trial.cotangent("solver"), []
     for solver in (layer.forward_solver, caged, leaking):
@@ -230,23 +234,25 @@ def survives_copies(trial: Trial) -> Measure:
     v = trial.cotangent("copy")
     expected = _value_and_gradient(trial.layer, trial, v)
     twin = copy.deepcopy(trial.layer)
-    error = relative(expected, _value_and_gradient(twin, trial, v))
+    error = _either(expected, _value_and_gradient(twin, trial, v))
     with torch.no_grad():
         for t in [*twin.parameters(), *twin.buffers()]:
             if t.is_floating_point():
                 t.add_(torch.ones_like(t))
     twin.load_state_dict(trial.layer.state_dict())
-    error = max(error, relative(expected, _value_and_gradient(twin, trial, v)))
+    error = max(error, _either(expected, _value_and_gradient(twin, trial, v)))
     return Measure(error, trial.identity_tolerance, "a copy gives another value or gradient")
 
 
-def _value_and_gradient(layer: Any, trial: Trial, v: Tensors) -> Tensors:
-    """Value and gradient in x, each divided by its size so that neither hides the other."""
+def _value_and_gradient(layer: Any, trial: Trial, v: Tensors) -> tuple[Tensor, Tensor]:
     leaves = live(trial.leaves)
     y = trial.outputs(leaves, layer)
-    g = pull(y, leaves, v)
-    value, slope = flat([t.detach() for t in y]), flat(g)
-    return [t / (float(torch.linalg.vector_norm(t)) or 1.0) for t in (value, slope)]
+    return flat([t.detach() for t in y]), flat(pull(y, leaves, v))
+
+
+def _either(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+    """The larger of the errors of value and gradient."""
+    return max(relative(a[0], b[0]), relative(a[1], b[1]))
 
 
 def keeps_no_memory(trial: Trial) -> Measure:

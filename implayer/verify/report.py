@@ -19,7 +19,8 @@ class PropertyResult:
     - `name`: what was checked.
     - `trials`: on how many inputs it was measured.
     - `error`, `tolerance`: of the input where error / tolerance was largest; both relative.
-    - `outcome`: "held", "failed", "typed error" (the layer says by an error that it does not support this) or "left out".
+    - `outcome`: "held", "failed", "typed error" (the layer says by an error that it does not support this) or "left
+      out".
     - `note`: the reason of the last two, or what failed.
     """
 

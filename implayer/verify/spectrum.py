@@ -1,4 +1,4 @@
-"""Norms, condition and contraction of the Jacobians of a batch: exact where they are small, estimated where they are not."""
+"""Norms, condition and contraction of the Jacobians of a batch: exact where they are small, else estimated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +41,9 @@ def _dense(matrix: Tensor, sign: int) -> Spectrum:
     values = torch.linalg.svdvals(matrix)
     tiny = max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps * values[:, 0]
     smallest = values[:, -1]
-    inverse_norm = torch.where(smallest > tiny, 1 / smallest.clamp(min=1e-300 if tiny.dtype == torch.float64 else 1e-38), torch.inf)
+    inverse_norm = torch.where(
+        smallest > tiny, 1 / smallest.clamp(min=1e-300 if tiny.dtype == torch.float64 else 1e-38), torch.inf
+    )
     row, column = scales(matrix)
     scaled = matrix / _safe(row).unsqueeze(-1) / _safe(column).unsqueeze(-2)
     fair = torch.linalg.svdvals(scaled)

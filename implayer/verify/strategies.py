@@ -1,11 +1,14 @@
 """Hypothesis strategies for the inputs of layers: tensors, nests, batches, systems of a known condition, contractions.
 
-Every strategy shrinks: towards one sample, few unknowns, zeros and the identity. Large random arrays come from one drawn seed,
-so that they cost Hypothesis a number and not thousands.
+Every strategy shrinks: towards one sample, few unknowns, zeros and the identity. Large random arrays come from one
+drawn seed, so that they cost Hypothesis a number and not thousands.
+
+Containers are annotated as Any here: a run-time checker looks at random items of them, which Hypothesis forbids while
+it draws.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -100,8 +103,8 @@ def matrices(
 ) -> Tensor:
     """Square matrices (*batch, n, n) of norm one and of the given condition, not symmetric: U diag(s) V'.
 
-    The singular values s fall from 1 to 1 / `condition` in equal ratios; U and V are random rotations. `n` is a number or a
-    strategy (default 1 to 5). Take a condition of 1e8 and more for ill-conditioned ones.
+    The singular values s fall from 1 to 1 / `condition` in equal ratios; U and V are random rotations. `n` is a number
+    or a strategy (default 1 to 5). Take a condition of 1e8 and more for ill-conditioned ones.
     """
     size, shape = _size(draw, n), _shape(draw, batch)
     generator = _generator(draw)
@@ -143,11 +146,11 @@ def linear_systems(
     symmetric: bool = False,
     batch: Any = None,
     dtype: torch.dtype = torch.float64,
-) -> dict[str, Tensor]:
+) -> Any:
     """Inputs {'A': (*batch, n, n), 'b': (*batch, n)} of the layer A y - b = 0, with a given condition of A.
 
-    `symmetric`: A is symmetric positive definite. Use 10 for well-conditioned systems and 1e8 or more for ill-conditioned
-    ones; a derivative loses as many digits as the condition has.
+    `symmetric`: A is symmetric positive definite. Use 10 for well-conditioned systems and 1e8 or more for
+    ill-conditioned ones; a derivative loses as many digits as the condition has.
     """
     size = _size(draw, n)
     shape = draw(batches(1, min_dims=1)) if batch is None else _shape(draw, batch)
@@ -159,7 +162,7 @@ def linear_systems(
 @st.composite
 def fixed_points(
     draw: Any, n: Any = None, *, q: float = 0.9, batch: Any = None, dtype: torch.dtype = torch.float64
-) -> dict[str, Tensor]:
+) -> Any:
     """Inputs {'W': (*batch, n, n), 'b': (*batch, n)} of a contraction y = W y + b, or of y = tanh(W y + b)."""
     size = _size(draw, n)
     shape = draw(batches(1, min_dims=1)) if batch is None else _shape(draw, batch)
@@ -171,7 +174,7 @@ def _size(draw: Any, n: Any) -> int:
     return draw(st.integers(1, 5)) if n is None else draw(n) if is_strategy(n) else int(n)
 
 
-def _shape(draw: Any, batch: Any) -> tuple[int, ...]:
+def _shape(draw: Any, batch: Any) -> Any:
     return tuple(draw(batch) if is_strategy(batch) else batch)
 
 
@@ -183,20 +186,19 @@ def _spectrum(n: int, condition: float) -> Tensor:
     return torch.logspace(0, -math.log10(condition), n, dtype=torch.float64) if n > 1 else torch.ones(1).double()
 
 
-def _rotations(batch: Sequence[int], n: int, generator: torch.Generator) -> Tensor:
+def _rotations(batch: Any, n: int, generator: torch.Generator) -> Tensor:
     return torch.linalg.qr(torch.randn(*batch, n, n, generator=generator, dtype=torch.float64))[0]
 
 
 # ------------------------------------------------------------------------------------------------- around an example
 @st.composite
-def around(
-    draw: Any, example: Any, *, batched: list[bool] | None = None, companion: Any = None, spread: float = 0.3
-) -> tuple[Any, Any]:
+def around(draw: Any, example: Any, *, batched: Any = None, companion: Any = None, spread: float = 0.3) -> Any:
     """Pairs (x, companion): inputs near an example, with the same structure, dtypes and devices.
 
-    Every floating entry moves by at most `spread` of its size and keeps its sign; zeros move only in leaves that have both
-    signs or nothing else; symmetric matrices stay symmetric. Integers stay. `batched` says for each leaf whether its first
-    axis is the batch: then samples are picked, repeated or left out, in the `companion` (such as y0) likewise.
+    Every floating entry moves by at most `spread` of its size and keeps its sign; zeros move only in leaves that have
+    both signs or nothing else; symmetric matrices stay symmetric. Integers stay. `batched` says for each leaf whether
+    its first axis is the batch: then samples are picked, repeated or left out, in the `companion` (such as y0)
+    likewise.
     """
     leaves, spec = _tree.flatten(example)
     flags = [False] * len(leaves) if batched is None else batched
@@ -228,7 +230,7 @@ def _near(draw: Any, leaf: Tensor, spread: float) -> Tensor:
     return leaf + spread * noise * size
 
 
-def _noise(draw: Any, shape: Sequence[int]) -> Tensor:
+def _noise(draw: Any, shape: Any) -> Tensor:
     """Numbers between -1 and 1 that shrink to zero."""
     count = math.prod(shape)
     if count <= _FEW:

@@ -1,6 +1,7 @@
 """One input of a layer, with all that the properties ask of it."""
 
 import functools
+import itertools
 import types
 import zlib
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ class Trial:
     x: Tree
     y0: Tree = None
     seed: int = 0
+    known: list[bool] | None = None  # which leaves are batched, where that has been found out already
     _flat: list[Any] = field(init=False)
     _spec: Any = field(init=False)
 
@@ -121,15 +123,46 @@ class Trial:
 
     @cached_property
     def batched(self) -> list[bool]:
-        """For each tensor leaf of x whether its first axis is that of the batch."""
+        """For each leaf of x whether its first axis is that of the batch.
+
+        Those whose leading axes are the batch axes of y; where F is known, the largest set of them with which F of one
+        sample is a row of F of all, so that a shared leaf that happens to have the length of the batch is not cut.
+        """
+        if self.known is not None:
+            return self.known
         n = len(self.batch)
-        return [isinstance(t, Tensor) and n > 0 and tuple(t.shape[:n]) == self.batch for t in self._flat]
+        flags = [isinstance(t, Tensor) and n > 0 and tuple(t.shape[:n]) == self.batch for t in self._flat]
+        places = [i for i, flag in enumerate(flags) if flag]
+        if self.F is None or not 1 < len(places) <= 6 or not self.batch[0]:
+            return flags
+        for count in range(len(places), 0, -1):
+            for chosen in itertools.combinations(places, count):
+                subset = [i in chosen for i in range(len(flags))]
+                if self._restricts(subset):
+                    return subset
+        return flags
+
+    def _restricts(self, flags: list[bool]) -> bool:
+        """Whether F of the first sample, cut out by these flags, is the first row of F."""
+        assert self.F is not None
+        x = _tree.unflatten([t[:1] if flag else t for t, flag in zip(self._flat, flags, strict=True)], self._spec)
+        generator = self.generator("restrict")
+        y = _tree.map_tensors(lambda t: t + _normal(t, generator) if _tree.differentiable(t) else t, self.full)
+        first = _tree.map_tensors(lambda t: t[:1] if _tree.differentiable(t) else t, y)
+        try:
+            with torch.no_grad():
+                whole, part = _tree.leaves(self.F(self.x, y)), _tree.leaves(self.F(x, first))
+        except Exception:  # F refuses this cut: any reason is reason enough
+            return False
+        return all(
+            b.shape == a[:1].shape and relative(a[:1], b) <= self.eps**0.5 for a, b in zip(whole, part, strict=True)
+        )
 
     def rows(self, index: Any) -> "Trial":
         """The same with some samples alone."""
         leaves = [leaf[index] if flag else leaf for leaf, flag in zip(self._flat, self.batched, strict=True)]
         y0 = _tree.map_tensors(lambda t: t[index] if tuple(t.shape[: len(self.batch)]) == self.batch else t, self.y0)
-        return Trial(self.layer, self.F, _tree.unflatten(leaves, self._spec), y0, self.seed)
+        return Trial(self.layer, self.F, _tree.unflatten(leaves, self._spec), y0, self.seed, self.batched)
 
     @cached_property
     def single(self) -> bool:
@@ -235,13 +268,15 @@ def flat(tensors: Any) -> Tensor:
 
 def size(*parts: Any) -> float:
     """Largest Euclidean norm of some tensors, lists or numbers."""
-    norms = [float(torch.linalg.vector_norm(flat(p) if isinstance(p, list | tuple) else torch.as_tensor(p))) for p in parts]
+    norms = [
+        float(torch.linalg.vector_norm(flat(p) if isinstance(p, list | tuple) else torch.as_tensor(p))) for p in parts
+    ]
     return max(norms, default=0.0)
 
 
 def relative(a: Any, b: Any, floor: float = 0.0) -> float:
     """|a - b| / max(|a|, |b|, floor), zero where all are."""
-    a, b = (flat(p) if isinstance(p, list | tuple) else p for p in (a, b))
+    a, b = (flat(p) if isinstance(p, list | tuple) else p.reshape(-1) for p in (a, b))
     gap, scale = size(a - b), max(size(a), size(b), floor)
     return 0.0 if gap == 0 else gap / scale if scale else float("inf")
 

@@ -25,9 +25,22 @@ def test_the_error_tells_the_whole_story(x):
         layer()(x)
     error, text = caught.value, str(caught.value)
     assert isinstance(error, implayer.ImplayerError) and isinstance(error, RuntimeError)
-    for part in ("`Picard", "2 of 3 samples", "samples 0, 2", "1.6", "20 steps", "1e-09", "`max_steps`", "`on_failure="):
+    for part in (
+        "`Picard",
+        "2 of 3 samples",
+        "samples 0, 2",
+        "1.6",
+        "20 steps",
+        "1e-09",
+        "`max_steps`",
+        "`on_failure=",
+    ):
         assert part in text, f"{part!r} is missing in: {text}"
-    assert error.solution.status.tolist() == [implayer.Status.MAX_STEPS, implayer.Status.CONVERGED, implayer.Status.MAX_STEPS]
+    assert error.solution.status.tolist() == [
+        implayer.Status.MAX_STEPS,
+        implayer.Status.CONVERGED,
+        implayer.Status.MAX_STEPS,
+    ]
     assert error.solution.steps.tolist() == [20, 0, 20]
 
 
@@ -60,5 +73,5 @@ def test_a_callable_that_claims_success_is_judged_by_its_residual(x):
     def liar(problem):
         return implayer.Solution(torch.ones_like(problem.x), status=[implayer.Status.CONVERGED] * 3)
 
-    with pytest.raises(implayer.SolveError, match="3 of 3 samples|2 of 3 samples"):
+    with pytest.raises(implayer.SolveError, match=r"3 of 3 samples|2 of 3 samples"):
         implayer.FixedPointLayer(slow_map, liar)(x)

@@ -26,7 +26,9 @@ def test_the_message_offers_the_other_sign():
     layer = implayer.ImplicitLayer(lambda x, y: 3 * y - x, implayer.Picard(damping=0.1), initial=torch.ones_like)
     with pytest.raises(implayer.SolveError, match="sign=-1"):
         layer(torch.ones(1, 1))
-    layer = implayer.ImplicitLayer(lambda x, y: 3 * y - x, implayer.Picard(damping=0.1), initial=torch.ones_like, sign=-1)
+    layer = implayer.ImplicitLayer(
+        lambda x, y: 3 * y - x, implayer.Picard(damping=0.1), initial=torch.ones_like, sign=-1
+    )
     torch.testing.assert_close(layer(torch.ones(1, 1)), torch.full((1, 1), 1 / 3))
 
 

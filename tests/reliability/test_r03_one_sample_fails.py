@@ -21,7 +21,9 @@ class Residual(torch.nn.Module):
 
 def gradients(own, on_failure, cotangent=None, index=slice(None)):
     F = Residual()
-    layer = implayer.ImplicitLayer(F, implayer.Newton(), initial=lambda x: torch.ones_like(x["own"]), on_failure=on_failure)
+    layer = implayer.ImplicitLayer(
+        F, implayer.Newton(), initial=lambda x: torch.ones_like(x["own"]), on_failure=on_failure
+    )
     own, shared = own.clone().requires_grad_(), torch.tensor([0.1, 0.2], requires_grad=True)
     solution = layer.solve({"own": own, "shared": shared})
     loss = solution.value[index].sum() if cotangent is None else (cotangent * solution.value).nansum()
@@ -72,7 +74,9 @@ def test_nan_mode_marks_the_failed_rows_alone():
 @pytest.mark.parametrize("on_failure", ["nan", "ignore"])
 def test_under_torch_func(bad, on_failure):
     F = Residual()
-    layer = implayer.ImplicitLayer(F, implayer.Newton(), initial=lambda x: torch.ones_like(x["own"]), on_failure=on_failure)
+    layer = implayer.ImplicitLayer(
+        F, implayer.Newton(), initial=lambda x: torch.ones_like(x["own"]), on_failure=on_failure
+    )
 
     def loss(shared, own):
         y = layer({"own": own, "shared": shared})

@@ -17,7 +17,9 @@ def linear_layer(gap, **options):
 
 def test_warning_with_the_estimate():
     x = torch.tensor([[2.0, 2.0]], requires_grad=True)
-    with pytest.warns(implayer.IllConditionedWarning, match=r"1 of 1 samples \(condition about [2-8]\.\de\+13, limit 1e\+12"):
+    with pytest.warns(
+        implayer.IllConditionedWarning, match=r"1 of 1 samples \(condition about [2-8]\.\de\+13, limit 1e\+12"
+    ):
         linear_layer(1e-13)(x)
     assert issubclass(implayer.IllConditionedWarning, implayer.SolveWarning)
 

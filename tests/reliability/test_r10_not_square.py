@@ -38,6 +38,8 @@ def test_least_squares_is_one_word_away():
 @pytest.mark.parametrize("linear_solver", [implayer.LU(), implayer.Cholesky(), implayer.GMRES(), implayer.CG()])
 def test_square_linear_solvers_say_so(linear_solver):
     x = torch.ones(3, 1, requires_grad=True)
-    layer = implayer.ImplicitLayer(wide, implayer.Newton(), adjoint=implayer.ImplicitAdjoint(linear_solver=linear_solver))
+    layer = implayer.ImplicitLayer(
+        wide, implayer.Newton(), adjoint=implayer.ImplicitAdjoint(linear_solver=linear_solver)
+    )
     with pytest.raises(implayer.ShapeError, match=f"`{type(linear_solver).__name__}`.*1 rows for 2 unknowns"):
         layer(x, torch.zeros(3, 2)).sum().backward()

@@ -38,7 +38,9 @@ def test_inside_a_product_without_start():
 
 def test_parameters():
     F = torch.nn.Bilinear(2, 2, 2).to(torch.float32)
-    with pytest.raises(implayer.DtypeError, match=r"`F\.\w+` is torch.float32.*torch.float64|torch.float64.*`F\.\w+` is torch.float32"):
+    with pytest.raises(
+        implayer.DtypeError, match=r"`F\.\w+` is torch.float32.*torch.float64|torch.float64.*`F\.\w+` is torch.float32"
+    ):
         implayer.ImplicitLayer(F, implayer.Newton())(DOUBLE, DOUBLE)
 
 
@@ -50,7 +52,7 @@ def test_leaves_of_y0():
 
 def test_a_solver_that_changes_the_dtype():
     layer = implayer.ImplicitLayer(elementwise, lambda p: p.x.float(), initial=torch.zeros_like)
-    with pytest.raises(implayer.DtypeError, match="forward solver returned torch.float32"):
+    with pytest.raises(implayer.DtypeError, match=r"forward solver returned torch\.float32"):
         layer(DOUBLE)
 
 

@@ -27,9 +27,15 @@ def test_integer_residual():
 
 
 def test_integers_and_flags_in_x_are_constants():
-    x = {"power": torch.tensor([[2], [3]]), "on": torch.tensor([[True], [False]]), "c": torch.tensor([[4.0], [8.0]], requires_grad=True)}
+    x = {
+        "power": torch.tensor([[2], [3]]),
+        "on": torch.tensor([[True], [False]]),
+        "c": torch.tensor([[4.0], [8.0]], requires_grad=True),
+    }
     layer = implayer.ImplicitLayer(
-        lambda x, y: torch.where(x["on"], y ** x["power"], y**3) - x["c"], implayer.Newton(), initial=lambda x: torch.ones_like(x["c"])
+        lambda x, y: torch.where(x["on"], y ** x["power"], y**3) - x["c"],
+        implayer.Newton(),
+        initial=lambda x: torch.ones_like(x["c"]),
     )
     y = layer(x)
     (gradient,) = torch.autograd.grad(y.sum(), x["c"])

@@ -34,5 +34,7 @@ def test_transforms_work(shape):
 
 
 def test_a_solver_of_the_user_and_an_empty_message():
-    solution = implayer.ImplicitLayer(lambda x, y: y - x, lambda p: p.x.clone()).solve(torch.zeros(0, 3, requires_grad=True))
+    solution = implayer.ImplicitLayer(lambda x, y: y - x, lambda p: p.x.clone()).solve(
+        torch.zeros(0, 3, requires_grad=True)
+    )
     assert solution.message() == "all 0 samples reached the tolerance"

@@ -28,7 +28,9 @@ def test_every_solver(solver, shape):
     solution = layer.solve(x)
     (first,) = torch.autograd.grad(solution.value.sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
-    assert solution.value.shape == shape == solution.status.shape == solution.residual_norm.shape == solution.steps.shape
+    assert (
+        solution.value.shape == shape == solution.status.shape == solution.residual_norm.shape == solution.steps.shape
+    )
     torch.testing.assert_close(solution.value, torch.full(shape, 2.0))
     torch.testing.assert_close(first, torch.full(shape, 1 / 13))
     torch.testing.assert_close(second, torch.full(shape, -12 / 13**3))

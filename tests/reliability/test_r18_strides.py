@@ -30,7 +30,9 @@ def test_same_answer(make, solver):
         (gradient,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
         return y.detach(), gradient.detach(), torch.autograd.grad(gradient.sum(), x)[0]
 
-    for got, expected in zip(run(view, start), run(view.resolve_neg().contiguous(), start.resolve_neg().contiguous()), strict=True):
+    for got, expected in zip(
+        run(view, start), run(view.resolve_neg().contiguous(), start.resolve_neg().contiguous()), strict=True
+    ):
         torch.testing.assert_close(got, expected, rtol=1e-14, atol=1e-15)
 
 
@@ -39,4 +41,6 @@ def test_cotangents(make):
     layer = implayer.FixedPointLayer(lambda x, y: torch.tanh(y @ W.T + x), implayer.Newton(), initial=torch.zeros_like)
     x, v = torch.randn(4, 3, requires_grad=True), make()
     got = torch.autograd.grad(layer(x), x, v)
-    torch.testing.assert_close(got, torch.autograd.grad(layer(x), x, v.resolve_neg().contiguous()), rtol=1e-14, atol=1e-15)
+    torch.testing.assert_close(
+        got, torch.autograd.grad(layer(x), x, v.resolve_neg().contiguous()), rtol=1e-14, atol=1e-15
+    )

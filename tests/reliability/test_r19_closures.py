@@ -1,4 +1,4 @@
-"""R19: F closes over a tensor that requires grad. Its gradient is right, wherever F keeps it; never None, never zero."""
+"""R19: F closes over a tensor that requires grad. Its gradient is right wherever F keeps it; never None, never zero."""
 
 import pytest
 import torch

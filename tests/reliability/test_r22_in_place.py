@@ -31,7 +31,7 @@ def on_own_result(x, y):
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_on_x(requires_grad):
     x = torch.ones(2, 2, requires_grad=requires_grad)
-    with pytest.raises((implayer.ImplayerError, RuntimeError), match="in place|in-place"):
+    with pytest.raises((implayer.ImplayerError, RuntimeError), match=r"in place|in-place"):
         implayer.ImplicitLayer(on_x, implayer.Newton(), initial=torch.zeros_like)(x)
     assert torch.equal(x, torch.ones(2, 2))
 
@@ -46,7 +46,7 @@ def test_on_a_leaf_of_x_by_name():
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_on_y(requires_grad):
     x, y0 = torch.ones(2, 2, requires_grad=requires_grad), torch.ones(2, 2)
-    with pytest.raises((implayer.ImplayerError, RuntimeError), match="in place|in-place"):
+    with pytest.raises((implayer.ImplayerError, RuntimeError), match=r"in place|in-place"):
         implayer.ImplicitLayer(on_y, implayer.Newton())(x, y0)
     assert torch.equal(y0, torch.ones(2, 2))
 
@@ -55,7 +55,7 @@ def test_on_y(requires_grad):
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_without_a_start(F, requires_grad):
     x = torch.ones(2, 2, requires_grad=requires_grad)
-    with pytest.raises((implayer.ImplayerError, RuntimeError), match="in place|in-place"):
+    with pytest.raises((implayer.ImplayerError, RuntimeError), match=r"in place|in-place"):
         implayer.ImplicitLayer(F, lambda p: (p.x + 1.0) if F is on_x else p.x / 2)(x)
     assert torch.equal(x, torch.ones(2, 2))
 

@@ -25,7 +25,9 @@ def test_dropout_is_refused(solver):
 
 def test_noise_is_refused():
     with pytest.raises(implayer.RandomResidualError, match="noise"):
-        implayer.ImplicitLayer(lambda x, y: y - x + torch.randn_like(y), implayer.Newton(), initial=torch.zeros_like)(torch.ones(2, 1))
+        implayer.ImplicitLayer(lambda x, y: y - x + torch.randn_like(y), implayer.Newton(), initial=torch.zeros_like)(
+            torch.ones(2, 1)
+        )
 
 
 def test_dropout_is_found_where_the_start_hides_it():

@@ -23,12 +23,18 @@ def test_training_mode_is_refused():
 
 
 def test_training_mode_is_refused_without_a_start():
-    layer = implayer.FixedPointLayer(Normalised(torch.nn.BatchNorm1d(4)), lambda p: torch.zeros_like(p.x), on_failure="ignore")
+    layer = implayer.FixedPointLayer(
+        Normalised(torch.nn.BatchNorm1d(4)), lambda p: torch.zeros_like(p.x), on_failure="ignore"
+    )
     with pytest.raises(implayer.BatchCouplingError, match="BatchNorm"):
         layer(torch.randn(6, 4, requires_grad=True))
 
 
-@pytest.mark.parametrize("norm", [torch.nn.BatchNorm1d(4).eval(), torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm(4)], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize(
+    "norm",
+    [torch.nn.BatchNorm1d(4).eval(), torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm(4)],
+    ids=lambda n: type(n).__name__,
+)
 def test_what_keeps_samples_apart_works(norm):
     f = Normalised(norm.double())
     layer = implayer.FixedPointLayer(f, implayer.Newton(), initial=torch.zeros_like)

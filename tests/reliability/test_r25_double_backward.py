@@ -54,7 +54,9 @@ def test_exact_to_the_order_and_an_error_beyond(options, order, x):
     for n in range(1, order + 1):
         got = nth(layer(order=order, **options)(x), x, n)
         torch.testing.assert_close(got, expected[n - 1], rtol=1e-7, atol=1e-9)
-    with pytest.raises(implayer.OrderError, match=rf"order {order + 1} .*up to order {order}.*order={order + 1}") as caught:
+    with pytest.raises(
+        implayer.OrderError, match=rf"order {order + 1} .*up to order {order}.*order={order + 1}"
+    ) as caught:
         nth(layer(order=order, **options)(x), x, order + 1)
     assert isinstance(caught.value, RuntimeError)
 

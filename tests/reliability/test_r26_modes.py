@@ -61,7 +61,9 @@ def test_jvp_of_and_vjp_of_grad(outer):
     def gradient(x):
         return torch.func.grad(lambda x: (layer(x) ** 3).sum())(x)
 
-    product = torch.func.jvp(gradient, (X,), (v,))[1] if outer is torch.func.jvp else torch.func.vjp(gradient, X)[1](v)[0]
+    product = (
+        torch.func.jvp(gradient, (X,), (v,))[1] if outer is torch.func.jvp else torch.func.vjp(gradient, X)[1](v)[0]
+    )
     torch.testing.assert_close(product, hessian @ v, rtol=1e-7, atol=1e-9)
 
 

@@ -6,7 +6,10 @@ import torch
 import implayer
 
 W = torch.tensor([[0.3, -0.2, 0.1], [0.4, 0.1, 0.0], [0.0, 0.2, -0.3]], dtype=torch.float64)
-ADJOINTS = {"dense": implayer.ImplicitAdjoint(), "matrix-free": implayer.ImplicitAdjoint(linear_solver=implayer.GMRES())}
+ADJOINTS = {
+    "dense": implayer.ImplicitAdjoint(),
+    "matrix-free": implayer.ImplicitAdjoint(linear_solver=implayer.GMRES()),
+}
 
 
 def f(x, y):
@@ -60,7 +63,7 @@ def test_of_grad(layer, inputs):
 def test_grad_of(layer, inputs):
     weights, x = inputs
     got = torch.func.grad(lambda w: (torch.vmap(layer, in_dims=(None, 0))(w, x) ** 2).sum())(W)
-    close(got, sum(torch.func.grad(lambda w: (layer(w, item) ** 2).sum())(W) for item in x))
+    close(got, sum(torch.func.grad(lambda w, item=item: (layer(w, item) ** 2).sum())(W) for item in x))
     got = torch.func.jacfwd(lambda x: torch.vmap(layer)(weights, x))(x)
     assert got.shape == x.shape + x.shape
     close(got[1, :, :, 1], torch.func.jacfwd(lambda x: layer(weights[1], x))(x[1]))
@@ -87,6 +90,8 @@ def test_one_failed_sample_spoils_no_other():
 
 
 def test_status_per_sample_comes_out():
-    fixed = implayer.ImplicitLayer(lambda x, y: y**2 - x, implayer.Newton(), initial=torch.ones_like, on_failure="ignore")
+    fixed = implayer.ImplicitLayer(
+        lambda x, y: y**2 - x, implayer.Newton(), initial=torch.ones_like, on_failure="ignore"
+    )
     status = torch.vmap(lambda x: fixed.solve(x).status)(torch.tensor([[4.0], [-1.0], [9.0]]))
     assert status.tolist() == [0, implayer.Status.MAX_STEPS, 0]

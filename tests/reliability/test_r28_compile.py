@@ -68,7 +68,9 @@ def test_of_jvp(backend, x):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_of_vmap_of_grad(backend, x):
-    close(torch.compile(torch.vmap(torch.func.grad(model)), backend=backend)(x), torch.vmap(torch.func.grad(reference))(x))
+    close(
+        torch.compile(torch.vmap(torch.func.grad(model)), backend=backend)(x), torch.vmap(torch.func.grad(reference))(x)
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -80,5 +82,5 @@ def test_a_module_that_holds_the_layer(backend, x):
 
 
 def test_fullgraph_is_refused_in_words(x):
-    with pytest.raises(Exception, match="disable|skip|graph"):
+    with pytest.raises(Exception, match=r"disable|skip|graph"):
         torch.compile(model, backend="eager", fullgraph=True)(x)

@@ -7,7 +7,10 @@ from torch.utils.checkpoint import checkpoint
 import implayer
 
 W = torch.tensor([[0.3, -0.2], [0.4, 0.1]], dtype=torch.float64)
-ADJOINTS = {"dense": implayer.ImplicitAdjoint(), "matrix-free": implayer.ImplicitAdjoint(linear_solver=implayer.GMRES())}
+ADJOINTS = {
+    "dense": implayer.ImplicitAdjoint(),
+    "matrix-free": implayer.ImplicitAdjoint(linear_solver=implayer.GMRES()),
+}
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

@@ -8,7 +8,10 @@ import torch
 import implayer
 
 W = torch.randn(6, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64) / 8
-ADJOINTS = {"dense": implayer.ImplicitAdjoint(), "matrix-free": implayer.ImplicitAdjoint(linear_solver=implayer.GMRES())}
+ADJOINTS = {
+    "dense": implayer.ImplicitAdjoint(),
+    "matrix-free": implayer.ImplicitAdjoint(linear_solver=implayer.GMRES()),
+}
 
 
 def f(x, y):
@@ -34,7 +37,13 @@ def mapped(layer, x):
 
 
 NEWTON = implayer.Newton()
-CASES = [(eager, NEWTON), (eager, implayer.Anderson()), (eager, implayer.Broyden()), (transformed, NEWTON), (mapped, NEWTON)]
+CASES = [
+    (eager, NEWTON),
+    (eager, implayer.Anderson()),
+    (eager, implayer.Broyden()),
+    (transformed, NEWTON),
+    (mapped, NEWTON),
+]
 
 
 @pytest.mark.parametrize(("run", "solver"), CASES, ids=lambda c: getattr(c, "__name__", type(c).__name__))

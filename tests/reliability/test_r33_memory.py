@@ -3,6 +3,7 @@
 import gc
 import resource
 
+import jaxtyping
 import pytest
 import torch
 
@@ -56,6 +57,16 @@ def resident_kb():
         return int(file.read().split()[1]) * resource.getpagesize() // 1024
 
 
+@pytest.fixture
+def unchecked():
+    """Without the checks of the shape annotations, which take longer than the layer and have memory of their own."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("step", [plain, penalised])
 def test_flat(step):
     F = Equilibrium()
@@ -76,8 +87,11 @@ def big(x, y):
     return torch.tanh(0.3 * y.roll(1, -1) + x)
 
 
-ADJOINTS = {"dense": implayer.ImplicitAdjoint(), "matrix-free": implayer.ImplicitAdjoint(linear_solver=implayer.GMRES()),
-            "unrolled": implayer.UnrolledAdjoint()}  # fmt: skip
+ADJOINTS = {
+    "dense": implayer.ImplicitAdjoint(),
+    "matrix-free": implayer.ImplicitAdjoint(linear_solver=implayer.GMRES()),
+    "unrolled": implayer.UnrolledAdjoint(),
+}
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS.values(), ids=ADJOINTS)

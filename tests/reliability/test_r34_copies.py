@@ -67,7 +67,9 @@ def test_twin_computes_the_same_and_is_its_own(twin_of, used):
     assert not torch.equal(next(twin.parameters()), next(layer.parameters()))
 
 
-@pytest.mark.parametrize("make_adjoint", [implayer.ImplicitAdjoint, implayer.JacobianFree, implayer.UnrolledAdjoint, implayer.PhantomAdjoint])
+@pytest.mark.parametrize(
+    "make_adjoint", [implayer.ImplicitAdjoint, implayer.JacobianFree, implayer.UnrolledAdjoint, implayer.PhantomAdjoint]
+)
 def test_every_adjoint(make_adjoint):
     layer = make(make_adjoint())
     assert by_pickle(layer).adjoint == layer.adjoint and copy.deepcopy(layer).adjoint == layer.adjoint
@@ -103,7 +105,9 @@ def test_lambda_can_be_copied():
 
 def test_a_result_can_be_pickled_and_copied():
     solution = make().solve(torch.randn(4, 3))
-    detached = implayer.Solution(solution.value.detach(), solution.status, solution.residual_norm, solution.steps, solution.aux)
+    detached = implayer.Solution(
+        solution.value.detach(), solution.status, solution.residual_norm, solution.steps, solution.aux
+    )
     assert torch.equal(pickle.loads(pickle.dumps(detached)).value, solution.value)
     assert torch.equal(copy.deepcopy(detached).value, solution.value)
 

@@ -28,9 +28,11 @@ def train(solver, linear_solver):
     torch.manual_seed(7)
     mix = torch.nn.Linear(5, 5)
     layer = implayer.FixedPointLayer(
-        lambda x, y: torch.tanh(0.2 * mix(y) + x), solver, adjoint=implayer.ImplicitAdjoint(linear_solver=linear_solver),
+        lambda x, y: torch.tanh(0.2 * mix(y) + x),
+        solver,
+        adjoint=implayer.ImplicitAdjoint(linear_solver=linear_solver),
         initial=torch.zeros_like,
-    )  # fmt: skip
+    )
     optimiser = torch.optim.Adam(mix.parameters(), lr=0.01)
     for _ in range(5):
         optimiser.zero_grad()
@@ -50,7 +52,9 @@ def test_the_digest_sees_a_difference():
 
 
 def test_transforms_too():
-    layer = implayer.FixedPointLayer(lambda x, y: torch.tanh(x * y.roll(1, -1) + x), implayer.Newton(), initial=torch.zeros_like)
+    layer = implayer.FixedPointLayer(
+        lambda x, y: torch.tanh(x * y.roll(1, -1) + x), implayer.Newton(), initial=torch.zeros_like
+    )
     x = torch.randn(3, 4)
 
     def run():

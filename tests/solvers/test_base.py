@@ -31,7 +31,7 @@ class Scripted(AbstractIterativeSolver):
         return {"row": torch.arange(len(y)), "count": 0}
 
     def step(self, problem, y, r, state):
-        self.seen.append(state["row"].tolist())
+        self.seen.append(y.squeeze(-1).tolist())
         new = self.points[state["count"]][state["row"]]
         return new, None, {**state, "count": state["count"] + 1}
 
@@ -53,6 +53,11 @@ def test_each_sample_stops_by_itself_and_keeps_its_value():
     assert solution.steps.tolist() == [1, 3]
     assert solution.residual_norm.tolist() == [1e-10, 1e-11]
     assert solution.converged.all()
+
+
+def test_a_finished_sample_is_frozen():
+    _, solver = walk([[1.0, 1e-10, 7.0, 8.0], [1.0, 0.5, 0.25, 1e-11]], atol=1e-9, rtol=0.0)
+    assert solver.seen == [[1.0, 1.0], [1e-10, 0.5], [1e-10, 0.25]]
 
 
 def test_relative_tolerance_is_that_of_the_start():
@@ -105,12 +110,12 @@ def test_slow_progress_is_no_stall():
 @pytest.mark.parametrize("solver", ITERATIVE, ids=repr)
 def test_start_at_the_answer_takes_no_step(solver):
     case = problems.affine()
-    F = Counted(case.F)
-    solution = solver(Problem(F, case.x, case.answer))
+    F, start = Counted(case.F), case.answer
+    solution = solver(Problem(F, case.x, start))
     assert solution.steps.tolist() == [0] * 4
     assert F.calls == 1
-    assert torch.equal(solution.value, case.answer)
-    assert solution.value.data_ptr() != case.answer.data_ptr()
+    assert torch.equal(solution.value, start)
+    assert solution.value.data_ptr() != start.data_ptr()
 
 
 @pytest.mark.parametrize("solver", [Picard, Anderson, Broyden, lambda **k: Newton(refresh=0, **k)])
@@ -229,6 +234,22 @@ def test_compaction_changes_no_value(solver, monkeypatch):
     whole = solver(Problem(F, x, y0))
     torch.testing.assert_close(compacted.value, whole.value, atol=1e-13, rtol=1e-13)
     assert torch.equal(compacted.steps, whole.steps)
+
+
+def test_samples_are_left_out_again_and_again():
+    batch = 16384
+    rate = torch.tensor([0.9, 0.8, 0.5, 0.5, 0.01, 0.01, 0.01, 0.01]).repeat(batch // 8).unsqueeze(-1)
+    shift = problems.randn(batch, 2)
+    sizes = []
+
+    def F(x, y):
+        sizes.append(len(y))
+        return x["rate"] * y + x["shift"] - y
+
+    solution = Picard()(Problem(F, {"rate": rate, "shift": shift}, torch.zeros(batch, 2)))
+    assert {8192, 4096, 2048} <= set(sizes)
+    assert solution.converged.all()
+    torch.testing.assert_close(solution.value, shift / (1 - rate), atol=1e-6, rtol=1e-6)
 
 
 def test_a_refused_restriction_is_not_asked_for_again(monkeypatch):

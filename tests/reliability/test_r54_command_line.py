@@ -1,0 +1,82 @@
+"""R54: a bad value, an unknown option, a missing file or extra: exit 2, one clear sentence, the nearest name."""
+
+import sys
+
+import pytest
+
+from applications.__main__ import main
+from tests.applications.runs import fit
+
+
+def code_of(arguments):
+    """The exit code, also where the parser ends the program."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "image", "camera", "--widht", "3"], ["--widht", "--width"]),
+        (["fit", "image", "camera", "--width", "many"], ["many"]),
+        (["fit", "image", "camera", "--model", "fourier-mfm"], ["fourier-mfn"]),
+        (["fit", "image"], ["Missing"]),
+        (["fit", "imag", "camera"], ["image"]),
+        (["bench", "inr-imag"], ["perhaps `inr-image`"]),
+        (["bench", "nothing"], ["core, deq, inr-image"]),
+        (["fit", "image", "camera", "--width", "0"], ["`--width` is 0", "at least 1"]),
+        (["fit", "image", "camera", "--size", "1"], ["`--size` is 1"]),
+        (["fit", "image", "camera", "--learning-rate", "-1"], ["`--learning-rate` is -1.0", "positive"]),
+        (["fit", "image", "camera", "--threads", "0"], ["`--threads` is 0"]),
+        (["fit", "image", "camera", "--device", "gpu"], ["`--device gpu` cannot be used"]),
+        (["fit", "image", "no-such-file.png"], ["`no-such-file.png` was not found", "camera"]),
+        (["resume", "no-such-run"], ["`no-such-run` is no folder"]),
+        (["render", "no-such-run"], ["`no-such-run` is no folder"]),
+        (["verify", "nonsense"], ["package.module:name or file.py:name"]),
+        (["verify", "no_such_module:layer"], ["there is no module `no_such_module`"]),
+    ],
+)
+def test_exit_2_with_a_sentence(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert code_of(arguments) == 2
+    captured = capsys.readouterr()
+    for word in words:
+        assert word in captured.err + captured.out
+    assert "Traceback" not in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_nearest_file_of_the_data_root(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images" / "kodak").mkdir(parents=True)
+    (tmp_path / "images" / "kodak" / "kodim05.png").write_bytes(b"")
+    assert fit(tmp_path / "a", "--data", str(tmp_path), picture="kodim5.png") == 2
+    assert "perhaps `kodim05.png`" in capsys.readouterr().err
+
+
+def test_missing_extra(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    assert fit(tmp_path / "a") == 2
+    assert "pip install 'implayer[apps]'" in capsys.readouterr().err
+
+
+def test_help_of_every_command(capsys):
+    for command in (
+        ["--help"],
+        ["fit", "image", "--help"],
+        *([name, "--help"] for name in ("render", "resume", "eval", "demo")),
+    ):
+        assert code_of(command) == 0
+        assert "implayer" in capsys.readouterr().out
+
+
+def test_no_network_is_needed(tmp_path, monkeypatch):
+    import socket
+
+    def refused(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    assert fit(tmp_path / "a") == 0
