@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-_functorch = torch._C._functorch
+_functorch = torch._C._functorch  # type: ignore[attr-defined]
 
 
 class _Record(TorchFunctionMode):

@@ -94,7 +94,9 @@ class PhantomAdjoint(AbstractAdjoint):
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.damping <= 1:
-            raise ValueError(f"`steps` is {self.steps} and `damping` {self.damping}; expected 1 or more, and 0 < damping <= 1.")
+            raise ValueError(
+                f"`steps` is {self.steps} and `damping` {self.damping}; expected 1 or more, and 0 < damping <= 1."
+            )
 
     def check_solver(self, solver: object) -> None:
         """The forward solver must be one of ours that has `step`."""

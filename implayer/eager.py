@@ -58,7 +58,9 @@ def _attached(request: Request, detached: Problem, outcome: Outcome, tape: "_Tap
     y = Fence.apply(y, y, Limit(steps, steps, failed if request.on_failure == "nan" else None))
     if steps > 1 and attachment.polished:
         norm = torch.linalg.vector_norm(attachment.residual, dim=-1)
-        outcome = replace(outcome, residual_norm=norm if failed is None else torch.where(failed, outcome.residual_norm, norm))
+        outcome = replace(
+            outcome, residual_norm=norm if failed is None else torch.where(failed, outcome.residual_norm, norm)
+        )
     return outcome.solution().replace(value=layout.unpack(y))
 
 

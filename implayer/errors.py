@@ -1,5 +1,6 @@
 """Errors and warnings. Each is an `ImplayerError` and the matching built-in; those of a solve carry its `Solution`."""
 
+import pickle
 from typing import Any
 
 
@@ -50,6 +51,10 @@ class BatchCouplingError(ImplayerError, ValueError):
 
 class RandomResidualError(ImplayerError, ValueError):
     """F gives two answers for one input (dropout, noise), so F(x, y) = 0 defines nothing."""
+
+
+class NotPicklableError(ImplayerError, pickle.PicklingError):
+    """A layer holds a function that pickle cannot find by its name."""
 
 
 class OrderError(ImplayerError, RuntimeError):

@@ -23,8 +23,8 @@ class Outcome:
 
     layout: Layout
     y: Vectors
-    status: Tensor | None
-    residual_norm: Samples | None
+    status: Any  # (samples,) after `judge`
+    residual_norm: Any  # (samples,) after `judge`
     steps: Tensor
     aux: dict[str, Any]
     inverse: Any = None
@@ -66,7 +66,9 @@ def run(problem: Problem, solver: Callable[[Problem], Any]) -> Outcome:
         _steps(solution.steps, layout),
         {name: _flat(entry, layout) for name, entry in (solution.aux or {}).items()},
         solution.inverse,
-        isinstance(solver, AbstractIterativeSolver) and solution.status is not None and solution.residual_norm is not None,
+        isinstance(solver, AbstractIterativeSolver)
+        and solution.status is not None
+        and solution.residual_norm is not None,
     )
 
 

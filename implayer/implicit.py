@@ -21,11 +21,11 @@ from torch.autograd import forward_ad
 from .errors import ImplayerError, OrderError
 from .linear.base import AbstractDenseInverse, AbstractInverse, LinearReport
 
-_functorch = torch._C._functorch
+_functorch = torch._C._functorch  # type: ignore[attr-defined]
 
 
 class plain:
-    """No graph, no tangents, no autocast, no hooks on saved tensors: what runs inside never leaks into a derivative. A context manager."""
+    """A context without graph, tangents, autocast and hooks on saved tensors: nothing in it leaks into a derivative."""
 
     def __init__(self, device: torch.device):
         # Written out because it is entered several times a call: generators and ExitStack cost more than they hold.
@@ -50,7 +50,8 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 def saving_is_hooked() -> bool:
     """Whether saved tensors go through hooks, as activation checkpointing has it: it must not meet the tapes of a solver."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks  # type: ignore[attr-defined]
+    return hooks(False) is not None
 
 
 @contextlib.contextmanager
@@ -157,9 +158,11 @@ class LinearCall:
         """The transposed map."""
         return replace(self, transposed=not self.transposed, skip=False)
 
-    @torch.compiler.disable  # an iteration that branches on data is not for a compiler
     def solve(self, b: Tensor) -> Tensor:
-        """J^-1 b or J^-T b."""
+        """J^-1 b or J^-T b; an iteration that branches on data is not for a compiler."""
+        return torch.compiler.disable(self._solve)(b)  # type: ignore[operator]
+
+    def _solve(self, b: Tensor) -> Tensor:
         with plain(b.device):
             value, report = (self.inverse.rsolve if self.transposed else self.inverse.solve)(b.detach())
         spoiled = self.judge(report)

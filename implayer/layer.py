@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from . import _tree
 from .adjoints import AbstractAdjoint, ImplicitAdjoint
-from .errors import ClosureError, DeviceError, DtypeError, ImplayerError, RandomResidualError
+from .errors import ClosureError, DeviceError, DtypeError, ImplayerError, NotPicklableError, RandomResidualError
 from .failures import OnFailure, describe
 from .implicit import no_autocast, plain, transforms
 from .linear.base import default_tolerance
@@ -22,7 +22,12 @@ from .residuals import with_gauge
 from .solution import Solution
 from .types import Residual, Tree
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 _LOW = (torch.float16, torch.bfloat16)
+
+
+def _never_compiled(method: _Method) -> _Method:
+    return torch.compiler.disable(method)  # type: ignore[return-value]  # the type of the method is kept
 
 
 class ImplicitLayer(torch.nn.Module):
@@ -74,11 +79,15 @@ class ImplicitLayer(torch.nn.Module):
         super().__init__()
         if not callable(F) or not callable(forward_solver):
             what = "F" if not callable(F) else "forward_solver"
-            raise TypeError(f"`{what}` must be callable; pass the object, for example `Newton()`, not its name or class.")
+            raise TypeError(
+                f"`{what}` must be callable; pass the object, for example `Newton()`, not its name or class."
+            )
         if isinstance(forward_solver, type):
-            raise TypeError(f"`forward_solver` is the class {forward_solver.__name__}; pass an object: `{forward_solver.__name__}()`.")
+            raise TypeError(f"`forward_solver` is a class; pass an object: `{forward_solver.__name__}()`.")
         if on_failure not in get_args(OnFailure):
-            raise ValueError(f"`on_failure` is {on_failure!r}; expected one of {', '.join(map(repr, get_args(OnFailure)))}.")
+            raise ValueError(
+                f"`on_failure` is {on_failure!r}; expected one of {', '.join(map(repr, get_args(OnFailure)))}."
+            )
         if sign not in (1, -1):
             raise ValueError(f"`sign` is {sign!r}; expected +1 or -1.")
         if event_ndim < 0:
@@ -86,16 +95,17 @@ class ImplicitLayer(torch.nn.Module):
         self.F, self.gauge, self.initial = F, gauge, initial
         self.forward_solver = forward_solver
         self.adjoint = ImplicitAdjoint() if adjoint is None else adjoint
-        self.event_ndim, self.on_failure, self.sign = event_ndim, on_failure, sign
+        self.event_ndim, self.sign = event_ndim, sign
+        self.on_failure: OnFailure = on_failure
         self._probed: set[Any] = set()
         getattr(self.adjoint, "check_solver", lambda solver: None)(forward_solver)
 
-    @torch.compiler.disable  # Dynamo 2.13 fails inside a torch.func transform after a graph break
+    @_never_compiled  # Dynamo 2.13 fails inside a torch.func transform after a graph break
     def forward(self, x: Tree, y0: Tree = None) -> Tree:
         """y with F(x, y) = 0."""
         return self.solve(x, y0).value
 
-    @torch.compiler.disable
+    @_never_compiled
     def solve(self, x: Tree, y0: Tree = None) -> Solution:
         """The same value and gradient, with the story of every sample: status, residual norm, steps."""
         if get_proxy_mode() is not None:
@@ -191,7 +201,7 @@ class ImplicitLayer(torch.nn.Module):
         parts = {"F": getattr(self.F, "f", self.F), "forward_solver": self.forward_solver}
         for name, part in {**parts, "initial": self.initial, "gauge": self.gauge}.items():
             if "<" in getattr(part, "__qualname__", ""):
-                raise ImplayerError(
+                raise NotPicklableError(
                     f"`{name}` is `{part.__qualname__}`, which pickle cannot find by its name. Use a named function at "
                     f"the top level of a module, or an `nn.Module`; or save `layer.state_dict()` instead of the layer."
                 )
@@ -207,7 +217,7 @@ def _require_untouched(x: Tree) -> None:
         if isinstance(leaf, Tensor) and leaf._version:
             raise ClosureError(
                 f"F changes `{name}` in place; F(x, y) must leave its arguments as they are. Replace the in-place "
-                f"operation (`x += 1`, `x.mul_(2)`, `x[0] = 0`) by one that makes a new tensor (`x + 1`, `2 * x`, `torch.where`)."
+                "operation (`x += 1`, `x.mul_(2)`, `x[0] = 0`) by one that makes a new tensor (`x + 1`, `torch.where`)."
             )
 
 
@@ -263,7 +273,9 @@ def _common_device(named: list[tuple[str, Any]]) -> torch.device:
         if not isinstance(leaf, Tensor) or (leaf.ndim == 0 and leaf.device.type == "cpu"):
             continue
         if found is not None and leaf.device != found[1]:
-            raise DeviceError(f"`{name}` is on {leaf.device} but `{found[0]}` is on {found[1]}; move them to one device.")
+            raise DeviceError(
+                f"`{name}` is on {leaf.device} but `{found[0]}` is on {found[1]}; move them to one device."
+            )
         found = found or (name, leaf.device)
     return torch.device("cpu") if found is None else found[1]
 
@@ -278,5 +290,3 @@ def _explain_dtypes(error: RuntimeError, problem: Problem, parameters: list[tupl
     if len(kinds) > 1:
         found = " and ".join(f"`{name}` is {dtype}" for dtype, name in kinds.items())
         raise DtypeError(f"{found}; give all inputs one dtype (F said: {error}).") from error
-
-

@@ -252,9 +252,7 @@ def residual_norm(r: Tree, event_ndim: int) -> Tensor:
     for leaf in _tree.leaves(r):
         if isinstance(leaf, Tensor):
             flat = (
-                leaf.reshape(leaf.shape[: leaf.ndim - event_ndim] + (-1,))
-                if leaf.numel()
-                else leaf.sum(-1, keepdim=True)
+                leaf.reshape(*leaf.shape[: leaf.ndim - event_ndim], -1) if leaf.numel() else leaf.sum(-1, keepdim=True)
             )
             total = total + (flat.abs() ** 2).sum(-1)
     return total.sqrt()

@@ -42,7 +42,7 @@ def equation(problem: Problem, layout: Layout, rows: int) -> Callable[[Tensor], 
         return residual
 
     def stationary(y: Tensor) -> Tensor:
-        r, pullback = torch.func.vjp(residual, y)
+        r, pullback = torch.func.vjp(residual, y)[:2]
         return pullback(r)[0]
 
     return stationary

@@ -39,6 +39,9 @@ _MEANING = {
 }
 
 
+_NOTES = {"diverged": "diverged", "stalled": "stalled", "unbracketed": "have no change of sign in the bracket"}
+
+
 @dataclass(frozen=True)
 class Solution:
     """The answer of a solver or of `layer.solve`.
@@ -85,7 +88,7 @@ class Solution:
         condition = (self.aux or {}).get("condition")
         if member is Status.SINGULAR and isinstance(condition, Tensor):
             text += f"; condition estimate {float(condition.detach().reshape(-1)[index].max()):.1e}"
-        for name, words in (("diverged", "diverged"), ("stalled", "stalled"), ("unbracketed", "have no change of sign in the bracket")):
+        for name, words in _NOTES.items():
             flags = (self.aux or {}).get(name)
             if isinstance(flags, Tensor) and flags.shape == self.converged.shape:
                 count = int(flags.reshape(-1)[index].sum())

@@ -11,7 +11,7 @@ from ._capture import captured_tensors, substituted
 from .errors import ClosureError
 from .failures import enforce
 from .forward import Outcome, judge, run, stand_in
-from .implicit import Below, Descent, Fence, Limit, attach, plain, transform_counts
+from .implicit import Below, Descent, Fence, Limit, attach, plain, transform_counts, transforms
 from .linear.base import AbstractDenseInverse, AbstractInverse
 from .linearise import Request, detach, linearise
 from .operators import JacobianOperator
@@ -20,7 +20,8 @@ from .residuals import equation
 from .solution import Solution, Status
 from .types import Tree
 
-_functorch = torch._C._functorch
+_functorch = torch._C._functorch  # type: ignore[attr-defined]
+_TENSOR = object()  # marks the place of a tensor in a nest
 
 
 def solve_transformed(request: Request, device: torch.device) -> Solution:
@@ -67,7 +68,7 @@ class _Lifted:
 
     tensors: tuple[Tensor, ...]  # captured tensors, then those of x; all detached
     captured: int
-    x_leaves: tuple[Any, ...]  # None where a tensor stands
+    x_leaves: tuple[Any, ...]  # `_TENSOR` where a tensor stands
     x_spec: _tree.TreeSpec
     start: Tree
     y_leaves: tuple[Any, ...] | None = None
@@ -87,10 +88,10 @@ class _Lifted:
         return _Lifted(
             tuple(t.detach() for t in [*captured, *tensors]),
             len(captured),
-            tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves),
+            tuple(_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves),
             spec,
             start,
-            None if y_leaves is None else tuple(None if isinstance(leaf, Tensor) else leaf for leaf in y_leaves),
+            None if y_leaves is None else tuple(_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in y_leaves),
             y_spec,
             substituted(problem.F, captured),
         )
@@ -111,7 +112,7 @@ class _Lifted:
             unknowns = y if self.y_spec is None else tuple(t for t in _tree.leaves(y) if isinstance(t, Tensor))
             r = descent.function((*tensors[: self.captured], *arrived), unknowns)
             for leaf in _tree.leaves(r):
-                if isinstance(leaf, Tensor) and _functorch.is_functorch_wrapped_tensor(leaf):
+                if isinstance(leaf, Tensor) and _functorch.maybe_get_level(leaf) > len(transforms()):
                     raise ClosureError(
                         "F uses a tensor of a surrounding torch.func transform that could not be found (it is reached "
                         "only inside another transform within F). Pass it through x."
@@ -123,7 +124,7 @@ class _Lifted:
 
 def _filled(tensors: Any, leaves: tuple[Any, ...], spec: Any) -> Tree:
     parts = iter(tensors)
-    return _tree.unflatten([next(parts) if leaf is None else leaf for leaf in leaves], spec)
+    return _tree.unflatten([next(parts) if leaf is _TENSOR else leaf for leaf in leaves], spec)
 
 
 # -------------------------------------------------------------------------------------------------- first descent
@@ -145,7 +146,11 @@ class _Solved:
 
 def _solve_below(request: Request, lifted: _Lifted) -> _Solved:
     notes: dict[str, Any] = {}
-    start = [] if lifted.start is None else [leaf.detach() for leaf in _tree.leaves(lifted.start) if isinstance(leaf, Tensor)]
+    start = (
+        []
+        if lifted.start is None
+        else [leaf.detach() for leaf in _tree.leaves(lifted.start) if isinstance(leaf, Tensor)]
+    )
 
     def run_below(descent: Descent, *tensors: Tensor) -> tuple[Tensor, ...]:
         count = len(lifted.tensors)
@@ -160,13 +165,17 @@ def _solve_below(request: Request, lifted: _Lifted) -> _Solved:
         notes.update(layout=outcome.layout, aux=outcome.aux, flows=tuple(flows), inverse=outcome.inverse,
                      judged=outcome.judged, added=descent.batch)  # fmt: skip
         status = outcome.status if outcome.status is not None else torch.full((samples,), -1, device=outcome.y.device)
-        norm = outcome.residual_norm if outcome.residual_norm is not None else torch.full_like(outcome.y[:, :1].sum(-1), -1)
+        norm = (
+            outcome.residual_norm
+            if outcome.residual_norm is not None
+            else torch.full_like(outcome.y[:, :1].sum(-1), -1)
+        )
         return outcome.y, status, norm, outcome.steps, *flows.values()
 
     descent = Descent(run_below, lifted.function, len(lifted.tensors))
     y, status, norm, steps, *flows = Below.apply(descent, *lifted.tensors, *start)
     layout = notes["layout"].with_batch(notes["layout"].batch[len(notes["added"]) :])
-    aux = {**{k: v for k, v in notes["aux"].items() if k not in notes["flows"]}, **dict(zip(notes["flows"], flows, strict=True))}
+    aux = {**notes["aux"], **dict(zip(notes["flows"], flows, strict=True))}
     return _Solved(Outcome(layout, y, status, norm, steps, aux, judged=notes["judged"]), descent.levels)
 
 
@@ -209,7 +218,9 @@ def _settle_below(request: Request, lifted: _Lifted, solved: _Solved) -> _Settle
     factors, x = rest[: notes["factors"]], rest[notes["factors"] :]
     if isinstance(inverse, AbstractDenseInverse):
         inverse = inverse.with_tensors(tuple(factors))
-    return _Settled(status, norm, start, bad, failed, tuple(x), inverse, descent.levels, notes["rows"], notes["any_failed"])
+    return _Settled(
+        status, norm, start, bad, failed, tuple(x), inverse, descent.levels, notes["rows"], notes["any_failed"]
+    )
 
 
 def _told(status: Tensor) -> Tensor | None:

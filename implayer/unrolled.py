@@ -13,6 +13,8 @@ from .problem import VectorProblem
 from .solution import Solution, Status
 from .solvers.base import AbstractIterativeSolver
 
+_MORE = 2  # steps after the value has converged: the derivative, for which J is a constant, lags behind it
+
 
 def require_step(solver: Any, who: str) -> None:
     """Raise a TypeError unless the solver is one of ours that iterates by `step`."""
@@ -41,10 +43,16 @@ def solve_unrolled(request: Request, device: torch.device) -> Solution:
     start = detached.vectors().y0
     live = VectorProblem(request.problem, outcome.layout, start)
     y, r = start, live.residual(start)
+    if r.shape[1] > outcome.layout.n:
+        raise ImplayerError(
+            f"`UnrolledAdjoint` cannot follow least squares (F has {r.shape[1]} equations for {outcome.layout.n} unknowns): "
+            f"its solver's steps depend on derivatives that are constants of the tape. Use `ImplicitAdjoint()`."
+        )
     state = solver.init(live, y, r)
-    for count in range(int(outcome.steps.max())):
+    steps = outcome.steps + torch.where(outcome.status == Status.CONVERGED, _MORE, 0)
+    for count in range(int(steps.max())):
         new, r, state = solver.step(live, y, r, state)
-        y = torch.where((outcome.steps > count).unsqueeze(-1), new, y)
+        y = torch.where((steps > count).unsqueeze(-1), new, y)
         r = live.residual(y)
     failed = (outcome.status != Status.CONVERGED) & (outcome.status != Status.DEGENERATE)
     if request.on_failure == "nan":

@@ -212,7 +212,9 @@ def test_autograd_functions_live_in_one_file():
                     for base in bases
                 ):
                     found.add(dotted(path))
-    assert found <= {"implayer.implicit", "applications.bench.systems"}, sorted(found)  # the latter: what ours is timed beside
+    assert found <= {"implayer.implicit", "applications.bench.systems"}, sorted(
+        found
+    )  # the latter: what ours is timed beside
 
 
 def test_files_are_short():

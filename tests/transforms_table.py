@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
@@ -76,7 +77,7 @@ def _eager(order: int) -> Callable[[Function], Any]:
         value = _loss(f)(w, x)
         for _ in range(order):
             gradients = torch.autograd.grad(value, (w, x), create_graph=True)
-            value = sum((g**2).sum() for g in gradients)
+            value = torch.stack([(g**2).sum() for g in gradients]).sum()
         return gradients
 
     return run

@@ -1,0 +1,1 @@
+"""Layers that are a residual, a default solver and a thin class."""

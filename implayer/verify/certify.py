@@ -122,13 +122,16 @@ def certify(
     return evidence.certificate(converged)
 
 
-def _value(layer: Callable[..., Tree], x: Tree, y0: Tree) -> tuple[Tree, Tensor | None]:
+def _value(layer: Any, x: Tree, y0: Tree) -> tuple[Tree, Tensor | None]:
     """The value, and which samples the layer itself believes in; failures of samples are no errors here."""
-    quiet = _quiet(layer)
     live = _tree.map_tensors(lambda t: t.clone().requires_grad_() if _tree.differentiable(t) else t, x)
+    solution: Any = None
     try:
-        solution = quiet.solve(live, y0) if isinstance(quiet, ImplicitLayer) else None
-        y = solution.value if solution is not None else (layer(live) if y0 is None else layer(live, y0))
+        if isinstance(layer, ImplicitLayer):
+            solution = _quiet(layer).solve(live, y0)
+            y = solution.value
+        else:
+            y = layer(live) if y0 is None else layer(live, y0)
     except SolveError as error:
         solution = error.solution
         y = getattr(solution, "value", None)

@@ -298,13 +298,15 @@ def _first_line(error: Exception) -> str:
 def _search(strategy: Any, attempt: Callable[[Any], None], examples: int, seed: int) -> None:
     """Let Hypothesis draw, and shrink what fails. It may run inside another test, also one of Hypothesis itself."""
     import hypothesis
+    from hypothesis.errors import Flaky, HypothesisException, Unsatisfiable
 
     if examples < 1:
         return
     quiet = hypothesis.settings(
         max_examples=examples, deadline=None, database=None, derandomize=False, print_blob=False,
-        report_multiple_bugs=False, suppress_health_check=list(hypothesis.HealthCheck), verbosity=hypothesis.Verbosity.quiet,
-        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        report_multiple_bugs=False, suppress_health_check=[*hypothesis.HealthCheck],  # type: ignore[arg-type]  # an Enum of its own kind
+       
+        verbosity=hypothesis.Verbosity.quiet, phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
     )  # fmt: skip
 
     def body(value: Any) -> None:
@@ -318,8 +320,8 @@ def _search(strategy: Any, attempt: Callable[[Any], None], examples: int, seed: 
         _elsewhere(run) if hypothesis.currently_in_test_context() else run()
     except _Failed:
         pass
-    except hypothesis.errors.HypothesisException as error:
-        if not isinstance(error, hypothesis.errors.Flaky | hypothesis.errors.Unsatisfiable):
+    except HypothesisException as error:
+        if not isinstance(error, Flaky | Unsatisfiable):
             raise  # an input that fails once and not again has been noted; all else is a mistake of the strategy
 
 

@@ -117,7 +117,7 @@ def adjoint_identity(trial: Trial) -> Measure:
 def forward_equals_reverse(trial: Trial) -> Measure:
     """<v, J u> with J u by `torch.func.jvp` equals <J'v, u> with J'v by `torch.autograd.grad`."""
     leaves, u, v = _needs_variables(trial), trial.direction("modes"), trial.cotangent("modes")
-    _, image = torch.func.jvp(lambda *a: trial.outputs(a), tuple(leaves), tuple(u))
+    image = torch.func.jvp(lambda *a: trial.outputs(a), tuple(leaves), tuple(u))[1]
     left, right = inner(v, image), inner(trial.gradient(live(leaves), v), u)
     floor = 0.05 * size(v) * size(image)
     return Measure(relative(left, right, floor), trial.identity_tolerance, "forward and reverse mode differ")
@@ -275,7 +275,7 @@ def second_forward_forward(trial: Trial) -> Measure:
     def along(*a: Tensor) -> Tensor:
         return inner(v, torch.func.jvp(lambda *b: trial.outputs(b), a, tuple(u))[1])
 
-    _, found = torch.func.jvp(along, leaves, tuple(u))
+    found = torch.func.jvp(along, leaves, tuple(u))[1]
     reference, error = _second_reference(trial, u, v)
     scaled = flat([a / s for a, s in zip(u, _sizes(trial), strict=True)])
     floor = 1e-3 * size(v) * size(trial.y) + 0.05 * size(scaled) * size(reference) / len(scaled) ** 0.5

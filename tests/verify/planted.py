@@ -199,7 +199,7 @@ class Forgetful(Attached):
         self.register_buffer("gain", torch.tensor(2.0, dtype=torch.float64), persistent=False)
 
     def forward(self, x):
-        return self.gain * super().forward(x)
+        return self.get_buffer("gain") * super().forward(x)
 
 
 class Remembering(Attached):

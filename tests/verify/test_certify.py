@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 import implayer
 from implayer.verify import catalogue, certify
@@ -54,7 +55,7 @@ def test_the_bound_bounds_the_error(entry, tolerance: float):
 
     def loose(problem):
         step = implayer.Newton()(problem).value
-        return torch.utils._pytree.tree_map(lambda t: t * (1 + tolerance), step)
+        return tree_map(lambda t: t * (1 + tolerance), step)
 
     layer = implayer.ImplicitLayer(
         entry.F, loose, initial=entry.initial, event_ndim=entry.event_ndim, on_failure="ignore",

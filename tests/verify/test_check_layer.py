@@ -2,12 +2,14 @@
 
 import re
 import sys
+from typing import Any
 
 import planted
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_leaves
 
 import implayer
 from implayer.verify import check_layer, property_test, strategies
@@ -58,7 +60,7 @@ def test_planted_fault_is_found(fault: str):
     assert [result.name for result in report.failures] == [name]
     assert isinstance(caught.value, AssertionError) and not report.passed
     assert name in str(caught.value) and report.counterexample in str(caught.value)
-    space = {"torch": torch}
+    space: dict[str, Any] = {"torch": torch}
     exec(report.counterexample, space)
     assert torch.equal(space["x"], report.input[0])
 
@@ -276,7 +278,7 @@ def test_report_prints_everything():
 def test_source_rebuilds_a_nest(tree):
     rebuilt = eval(source(tree), {"torch": torch})
     assert source(rebuilt) == source(tree)
-    for a, b in zip(torch.utils._pytree.tree_leaves(tree), torch.utils._pytree.tree_leaves(rebuilt), strict=True):
+    for a, b in zip(tree_leaves(tree), tree_leaves(rebuilt), strict=True):
         if isinstance(a, torch.Tensor):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 

@@ -3,6 +3,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_leaves
 
 from implayer.verify import strategies as own
 
@@ -37,7 +38,7 @@ def test_tensors_stay_inside(few, many):
 
 @given(own.nests(own.tensors((2,))))
 def test_nests(tree):
-    leaves = torch.utils._pytree.tree_leaves(tree)
+    leaves = tree_leaves(tree)
     assert leaves and all(leaf.shape == (2,) for leaf in leaves)
 
 
@@ -45,7 +46,7 @@ def test_nests(tree):
 def test_around_keeps_structure_signs_and_symmetry(data):
     q = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
     example = {"Q": q, "p": torch.tensor([[1.0, 0.0], [2.0, 3.0]]), "n": torch.tensor([1, 2]), "k": None}
-    leaves = torch.utils._pytree.tree_leaves(example, is_leaf=lambda leaf: leaf is None)
+    leaves = tree_leaves(example, is_leaf=lambda leaf: leaf is None)
     batched = [leaf is example["p"] for leaf in leaves]
     x, y0 = data.draw(own.around(example, batched=batched, companion=torch.zeros(2, 1)))
     assert set(x) == set(example) and x["k"] is None and torch.equal(x["n"], example["n"])
