@@ -83,7 +83,8 @@ class ImplicitLayer(torch.nn.Module):
                 f"`{what}` must be callable; pass the object, for example `Newton()`, not its name or class."
             )
         if isinstance(forward_solver, type):
-            raise TypeError(f"`forward_solver` is a class; pass an object: `{forward_solver.__name__}()`.")
+            name = forward_solver.__name__
+            raise TypeError(f"`forward_solver` is the class {name}; pass an object: `{name}()`.")
         if on_failure not in get_args(OnFailure):
             raise ValueError(
                 f"`on_failure` is {on_failure!r}; expected one of {', '.join(map(repr, get_args(OnFailure)))}."

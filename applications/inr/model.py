@@ -12,7 +12,7 @@ import implayer
 from .config import IMPLICIT, ImageConfig
 from .filters import InputMap
 
-TILE = 4096  # points that are solved for at a time where no gradient is wanted: 4 MiB an array at width 256
+TILE = 1024  # points that are solved for at a time where no gradient is wanted: 1 MiB an array at width 256
 _TYPICAL = 0.3  # root mean square of an entry of z, which makes an absolute tolerance of a relative one
 
 

@@ -103,14 +103,14 @@ class LevenbergMarquardt(AbstractIterativeSolver):
         eps = torch.finfo(y.dtype).eps
         # A decrease that rounding hides says nothing about the step: the model is trusted. Without this, least squares
         # would end with half of the digits.
-        gain = torch.where(
-            (predicted <= _HIDDEN * eps * before**2) & (after <= before * (1 + _HIDDEN * eps)), 1.0, gain
-        )
+        hidden = (predicted <= _HIDDEN * eps * before**2) & (after <= before * (1 + _HIDDEN * eps))
+        gain = torch.where(hidden, 1.0, gain)
         rounding = _ROUNDING * eps * torch.linalg.vector_norm(y, dim=-1)
         small = (torch.linalg.vector_norm(move, dim=-1) <= rounding) & after.isfinite()
         taken = (gain > _ACCEPTED) | small
         # Nielsen's rule, but a factor 0.1 where the model was exact, so that the end is fast.
         lower = (1 - (2 * gain - 1) ** 3).clamp(min=1 / 3).where(gain < 0.9, 0.1)
+        lower = torch.where(hidden, 1.0, lower)  # nor does it say that less damping would do: J'J alone may overshoot
         state = {
             **state,
             "mu": torch.where(taken & ~small, mu * lower, torch.where(small, mu, mu * state["nu"])).clamp(1e-30, 1e30),
