@@ -15,22 +15,21 @@ torch.manual_seed(0)
 width = 16
 
 
-class Equilibrium(torch.nn.Module):
-    """The residual f(x, y) - y of an equilibrium."""
+class Mix(torch.nn.Module):
+    """The map f(x, y) whose fixed point is the output. The bound on W keeps it a contraction while W is trained."""
 
     def __init__(self, width):
         super().__init__()
-        self.mix = torch.nn.Linear(width, width)
-        torch.nn.init.orthogonal_(self.mix.weight, gain=0.8)  # spectral norm 0.8: a contraction
+        self.linear = implayer.spectral_norm(torch.nn.Linear(width, width), target=0.9)
 
     def forward(self, x, y):
-        return torch.tanh(self.mix(y) + x) - y
+        return torch.tanh(self.linear(y) + x)
 
 
 # %%
 # A small network with the equilibrium in its middle learns a wave.
 
-layer = implayer.ImplicitLayer(Equilibrium(width), implayer.Anderson(), initial=torch.zeros_like)
+layer = implayer.FixedPointLayer(Mix(width), initial=torch.zeros_like)
 model = torch.nn.Sequential(torch.nn.Linear(1, width), layer, torch.nn.Linear(width, 1))
 optimiser = torch.optim.Adam(model.parameters(), lr=2e-2)
 
