@@ -15,6 +15,7 @@ from .linear.neumann import Neumann
 from .linearise import Request
 from .solution import Solution
 from .transformed import solve_transformed
+from .truncated import solve_truncated
 from .unrolled import require_step, solve_unrolled
 
 
@@ -53,6 +54,9 @@ class ImplicitAdjoint(AbstractAdjoint):
     def apply(self, request: Request) -> Solution:
         """Solve, freeze dF/dy at the solution, and attach chord steps."""
         request = replace(request, linear_solver=self.linear_solver, order=self.order)
+        solution = solve_truncated(request, _device(request))
+        if solution is not None:
+            return solution
         solve = solve_transformed if transforms() else solve_eager
         return solve(request, _device(request))
 

@@ -6,6 +6,7 @@ start. Only F is differentiated. The only autograd Functions of the library are 
 
 - `Below` runs something without derivative on plain tensors, below all torch.func transforms;
 - `FrozenSolve` applies a matrix-free frozen inverse, a linear map whose derivative is itself;
+- `Unheld` and `MapStep` attach the truncated gradient to an evaluation of the fixed-point map;
 - `Fence` refuses derivatives beyond the order that the chord steps make exact.
 """
 
@@ -22,6 +23,10 @@ from .errors import ImplayerError, OrderError
 from .linear.base import AbstractDenseInverse, AbstractInverse, LinearReport
 
 _functorch = torch._C._functorch  # type: ignore[attr-defined]
+_NO_LEGACY_BATCHES = (
+    "`torch.autograd.grad(..., is_grads_batched=True)` does not work with a matrix-free adjoint: use `torch.func.vjp` with "
+    "`torch.func.vmap`, or a dense `linear_solver` such as `LU()`."
+)
 
 
 class plain:
@@ -189,10 +194,7 @@ class FrozenSolve(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Any) -> Any:
         (g,) = cotangents
         if _functorch.is_legacy_batchedtensor(g):
-            raise ImplayerError(
-                "`torch.autograd.grad(..., is_grads_batched=True)` does not work with a matrix-free adjoint: use "
-                "`torch.func.vjp` with `torch.func.vmap`, or a dense `linear_solver` such as `LU()`."
-            )
+            raise ImplayerError(_NO_LEGACY_BATCHES)
         (anchor,) = ctx.saved_tensors
         return FrozenSolve.apply(g, anchor, ctx.call.turned()), None, None
 
@@ -211,6 +213,52 @@ class FrozenSolve(torch.autograd.Function):
         lower = replace(call, levels=tuple(other for other in call.levels if other != level))
         out = FrozenSolve.apply(b.flatten(0, 1), anchor.flatten(0, 1), lower)
         return _split_first(out, size), 0
+
+
+# ------------------------------------------------------------------------------------------- the truncated gradient
+gradient_edge = torch.autograd.graph.get_gradient_edge
+
+
+class Unheld(torch.autograd.Function):
+    """y as a point of the graph that does not keep y alive; `mark` is any scalar that requires grad."""
+
+    @staticmethod
+    def forward(y: Tensor, mark: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return None, None
+
+
+class MapStep(torch.autograd.Function):
+    """f(x, y) -> itself, whose cotangent c becomes the sum of (df/dy')^i c for i = 0 ... terms.
+
+    `start` and `end` are the edges of the graph at y and at f(x, y): tensors there would keep their arrays alive.
+    """
+
+    @staticmethod
+    def forward(image: Tensor, end: Any, start: Any, terms: int) -> Tensor:
+        return image.view_as(image)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, ctx.end, ctx.start, ctx.terms = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        (total,) = cotangents
+        if _functorch.is_legacy_batchedtensor(total):
+            raise ImplayerError(_NO_LEGACY_BATCHES)
+        term = total
+        for _ in range(ctx.terms):
+            (term,) = torch.autograd.grad(ctx.end, ctx.start, term, retain_graph=True, materialize_grads=True)
+            total = total + term  # with a graph to the fence above, where derivatives of derivatives are refused
+        return total, None, None, None
 
 
 # ------------------------------------------------------------------------------------------------------- the fence

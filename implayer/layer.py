@@ -156,8 +156,9 @@ class ImplicitLayer(torch.nn.Module):
         if key in self._probed or not layout.samples:
             return
         with plain(device):
-            x = _tree.map_tensors(lambda leaf: leaf.detach().clone(), problem.x)  # F may do no harm to the caller's x
-            vectors = replace(detach(problem), x=x).vectors()
+            problem = _few_samples(detach(problem), layout)
+            x = _tree.map_tensors(torch.clone, problem.x)  # F may do no harm to the caller's x
+            vectors = replace(problem, x=x).vectors()
             operator = JacobianOperator(vectors.residual, vectors.y0, sign=problem.sign)
             _require_untouched(x)
             _require_one_answer(operator.value, vectors.residual(vectors.y0))
@@ -220,6 +221,26 @@ def _require_untouched(x: Tree) -> None:
                 f"F changes `{name}` in place; F(x, y) must leave its arguments as they are. Replace the in-place "
                 "operation (`x += 1`, `x.mul_(2)`, `x[0] = 0`) by one that makes a new tensor (`x + 1`, `torch.where`)."
             )
+
+
+_PROBED, _LARGE = 64, 2**20  # so many samples are probed where the whole has more than so many unknowns
+
+
+def _few_samples(problem: Problem, layout: Layout) -> Problem:
+    """The problem of the first samples alone, where a probe of all would cost much memory and F can do with fewer."""
+    if len(layout.batch) != 1 or layout.samples <= _PROBED or layout.samples * layout.n <= _LARGE:
+        return problem
+
+    def first(leaf: Tensor) -> Tensor:
+        return leaf[:_PROBED] if leaf.ndim and leaf.shape[0] == layout.samples else leaf
+
+    few = replace(problem, x=_tree.map_tensors(first, problem.x), y0=_tree.map_tensors(first, problem.y0))
+    try:
+        vectors = few.vectors()
+        vectors.residual(vectors.y0)
+    except Exception:  # F insists on its batch: any reason is reason enough to give it the whole
+        return problem
+    return few
 
 
 def _require_one_answer(first: Tensor, second: Tensor) -> None:

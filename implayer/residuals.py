@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import _tree
 from .problem import Layout, Problem, pack_residual
 from .types import Residual, Tree
 
@@ -46,3 +47,20 @@ def equation(problem: Problem, layout: Layout, rows: int) -> Callable[[Tensor], 
         return pullback(r)[0]
 
     return stationary
+
+
+class Displacement(torch.nn.Module):
+    """F = f(x, y) - y."""
+
+    def __init__(self, f: Residual):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: Tree, y: Tree) -> Tree:
+        """The displacement."""
+        image = self.f(x, y)
+        if isinstance(y, Tensor) and isinstance(image, Tensor):
+            return image - y
+        pairs = zip(_tree.leaves(image), _tree.leaves(y), strict=True)
+        leaves = [a - b if _tree.differentiable(b) else b for a, b in pairs]
+        return _tree.unflatten(leaves, _tree.flatten(y)[1])

@@ -33,6 +33,7 @@ FLOORS = {
     "forward": 5,
     "linearise": 5,
     "eager": 6,
+    "truncated": 6,
     "transformed": 6,
     "unrolled": 6,
     "adjoints": 6,

@@ -16,6 +16,11 @@ TILE = 1024  # points that are solved for at a time where no gradient is wanted:
 _TYPICAL = 0.3  # root mean square of an entry of z, which makes an absolute tolerance of a relative one
 
 
+def _stay(problem: implayer.Problem) -> Any:
+    """The solver of a training step: none, for the truncated adjoint evaluates the map once and returns its value (11)."""
+    return problem.y0
+
+
 class AbstractMap(nn.Module, abc.ABC):
     """F(x, z) of depth L: the entry filter is added to z, then each hidden map is joined with its own input.
 
@@ -136,7 +141,7 @@ class ImplicitNetwork(AbstractNetwork):
         warm = implayer.Picard(
             atol=config.tolerance * _TYPICAL * math.sqrt(width), rtol=0.0, max_steps=config.max_solve_steps
         )
-        solvers = {"cold": cold, "warm": warm, "step": implayer.Picard(max_steps=1)}
+        solvers = {"cold": cold, "warm": warm, "step": _stay}
         # In a dict, for the parameters of the shared map are registered already. "ignore": one step suffices (11).
         self._layers: dict[str, Any] = {
             name: implayer.FixedPointLayer(map, solver, adjoint=adjoint, on_failure="ignore")

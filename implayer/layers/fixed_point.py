@@ -3,14 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from .. import _tree
 from ..adjoints import AbstractAdjoint
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
 from ..problem import Problem
+from ..residuals import Displacement
 from ..solvers.anderson import Anderson
 from ..types import Residual, Tree
 
@@ -49,7 +46,7 @@ class FixedPointLayer(ImplicitLayer):
         if not callable(f):
             raise TypeError("`f` must be callable: f(x, y) -> y.")
         super().__init__(
-            _Displacement(f), forward_solver or Anderson(), adjoint=adjoint, initial=initial, event_ndim=event_ndim,
+            Displacement(f), forward_solver or Anderson(), adjoint=adjoint, initial=initial, event_ndim=event_ndim,
             on_failure=on_failure,
         )  # fmt: skip
 
@@ -57,19 +54,3 @@ class FixedPointLayer(ImplicitLayer):
     def f(self) -> Any:
         """The map whose fixed point the layer returns."""
         return self.F.f
-
-
-class _Displacement(torch.nn.Module):
-    """F = f(x, y) - y."""
-
-    def __init__(self, f: Residual):
-        super().__init__()
-        self.f = f
-
-    def forward(self, x: Tree, y: Tree) -> Tree:
-        image = self.f(x, y)
-        if isinstance(y, Tensor) and isinstance(image, Tensor):
-            return image - y
-        pairs = zip(_tree.leaves(image), _tree.leaves(y), strict=True)
-        leaves = [a - b if _tree.differentiable(b) else b for a, b in pairs]
-        return _tree.unflatten(leaves, _tree.flatten(y)[1])
