@@ -2,6 +2,7 @@
 
 import platform
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
 
 def prepare(threads: int) -> None:
     """Fix the threads and say what is being measured on."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of peers that no one maintains
     torch.set_num_threads(threads)
     torch.set_default_dtype(torch.float64)
     versions = []

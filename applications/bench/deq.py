@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 import tyro
 
+from ..shared.memory import PeakMemory
 from .core import prepare, show
-from .timing import Problem, measure, peak_mb, torch_call
+from .timing import Problem, measure, torch_call
 
 OURS = "implayer Picard + BiCGSTAB"
 
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
         if OURS in found and "torchdeq" in found:
             memory = {name: _memory(name, batch, n) for name in (OURS, "torchdeq")}
             print(f"  {OURS} / torchdeq: time {found[OURS].total / found['torchdeq'].total:.2f}, peak memory "
-                  f"{memory[OURS]:.1f} against {memory['torchdeq']:.1f} MB")  # fmt: skip
+                  f"{memory[OURS]:.1f} against {memory['torchdeq']:.1f} MiB")  # fmt: skip
     return 0
 
 
@@ -59,10 +60,10 @@ def _print_memory(name: str, batch: int, n: int) -> int:
     torch.set_default_dtype(torch.float64)
     torch_call(name, Problem.make("deq", 2, 4))()  # imports and first-call costs are not the system's memory
     problem = Problem.make("deq", batch, n)
-    call, before = torch_call(name, problem), peak_mb()
+    call, memory = torch_call(name, problem), PeakMemory(torch.device("cpu"))
     for _ in range(3):
         call()
-    print(peak_mb() - before)
+    print(memory.pause())
     return 0
 
 

@@ -1,6 +1,5 @@
 """How systems are timed: the same problem, one thread, medians of repeated calls taken in turn, errors beside the times."""
 
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -124,8 +123,3 @@ def measure(names: list[str], problem: Problem, reps: int, report: Callable[[str
         backward = 1e3 * statistics.median([sample[1] for sample in taken])
         rows.append(Row(name, forward, backward, errors[0], max(errors[1:])))
     return rows
-
-
-def peak_mb() -> float:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
