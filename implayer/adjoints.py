@@ -36,7 +36,8 @@ class ImplicitAdjoint(AbstractAdjoint):
     - `linear_solver`: how J^-1 is applied. `Auto()` (default) chooses by size and structure; a dense one (`LU`,
       `Cholesky`) factorises J once for all right-hand sides; a Krylov method (`GMRES`, `CG`, ...) needs vector products
       alone; `LSMR` gives the minimal-norm derivative where J is singular; `Neumann(terms=T)` is the truncated gradient
-      of "(Implicit)^2", equation (14).
+      of "(Implicit)^2", equation (14); with `on_failure="ignore"` one taped evaluation of the map then serves as the next
+      step of it, too (equation (11)): the value is that step, and `residual_norm` that of the point before it.
     - `order`: derivatives are exact up to this order and raise `OrderError` beyond it (under torch.func they are exact
       up to the number of nested transforms where that is larger). None (default) means 2 with a dense and 1 with a
       matrix-free linear solver. Each order costs one more evaluation of F and one more application of the inverse.

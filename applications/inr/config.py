@@ -19,7 +19,7 @@ class ImageConfig:
     """L, hidden maps (paper: 1 for implicit models, 4 for explicit ones)."""
     size: int = 256
     """Longer side in pixels; larger pictures are shrunk (paper: 512)."""
-    steps: int = 500
+    steps: int = 200
     """Optimiser steps over all pixels (paper: 5000)."""
     learning_rate: float = 1e-3
     """Of Adam, constant (authors)."""
