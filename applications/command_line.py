@@ -9,6 +9,8 @@ from typing import Any, Literal
 import tyro
 from tyro.extras import SubcommandApp
 
+from implayer.verify.command import main as verify
+
 from .bench import NAMES
 from .inr.commands import Eval, FitImage, Render, Resume, preset
 
@@ -40,19 +42,15 @@ class Verify:
 
     Examples:
 
-        implayer verify mypackage.layers:equilibrium --input mypackage.layers:example
+        implayer verify mypackage.layers:equilibrium --x mypackage.layers:example
 
         implayer verify layer.py:layer
     """
 
     layer: tyro.conf.Positional[str]
     """MODULE:NAME or FILE.py:NAME of a layer, or of a function without arguments that returns one."""
-    input: str | None = None
-    """MODULE:NAME or a NAME beside the layer: an example x, or a Hypothesis strategy; None looks for `x` there."""
-    y0: str | None = None
-    """Likewise the start; None looks for `y0` there, and goes without."""
-    residual: str | None = None
-    """Likewise F(x, y), for a layer that does not know its own; None looks for `F` there."""
+    x: str | None = None
+    """An example input, or a Hypothesis strategy: a NAME beside the layer, or MODULE:NAME; None looks for `x` there."""
     orders: int = 2
     """Derivatives are checked up to this order."""
     profile: str = "quick"
@@ -109,9 +107,7 @@ def _run(command: Any) -> int | None:
 
         return demo(command.out, command.size, command.steps, command.threads, command.quiet)
     elif isinstance(command, Verify):
-        from .verify import verify
-
-        return verify(**dataclasses.asdict(command))
+        return verify(command.layer, x=command.x, orders=command.orders, profile=command.profile, seed=command.seed)
     elif isinstance(command, Doctor):
         from .doctor import doctor
 

@@ -40,22 +40,23 @@ def main(
       Without it, the x that the function returned, or else the attribute `x` of the module. A function without
       arguments is called.
     - `orders`, `profile`, `seed`: as for `check_layer`.
-    - `out`: a text stream to print to; standard output by default.
+    - `out`: a text stream to print to; standard output by default, and wrong usage goes to standard error then.
 
     **Returns** the exit code: 0 all properties hold, 1 one failed (its counterexample is printed), 2 wrong usage.
     """
+    errors = sys.stderr if out is None else out
     out = sys.stdout if out is None else out
     try:
         layer, example, F = _resolve(target, x)
         report = check_layer(layer, example, F=F, orders=orders, profile=profile, seed=seed)
     except UsageError as error:
-        print(f"implayer verify: {error}", file=out)
+        print(f"implayer verify: {error}", file=errors)
         return 2
     except VerificationError as error:
         print(error, file=out)
         return 1
     except Exception as error:
-        print(f"implayer verify: `{target}` cannot be evaluated: {type(error).__name__}: {error}", file=out)
+        print(f"implayer verify: `{target}` cannot be evaluated: {type(error).__name__}: {error}", file=errors)
         return 2
     print(report, file=out)
     return 0

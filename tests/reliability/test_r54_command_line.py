@@ -34,7 +34,7 @@ def code_of(arguments):
         (["fit", "image", "no-such-file.png"], ["`no-such-file.png` was not found", "camera"]),
         (["resume", "no-such-run"], ["`no-such-run` is no folder"]),
         (["render", "no-such-run"], ["`no-such-run` is no folder"]),
-        (["verify", "nonsense"], ["package.module:name or file.py:name"]),
+        (["verify", "nonsense"], ["`package.module:layer` or `path/to/file.py:layer`"]),
         (["verify", "no_such_module:layer"], ["there is no module `no_such_module`"]),
     ],
 )
