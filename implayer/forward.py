@@ -164,8 +164,23 @@ def _rounding_floor(vectors: VectorProblem, y: Vectors, scale: Samples) -> Sampl
 def stand_in(problem: Problem, outcome: Outcome, bad: Tensor) -> tuple[Tree, Vectors]:
     """x and y in which the rows of bad samples are those of a good one.
 
-    A failed sample is evaluated there, so that 0 * NaN never reaches a parameter that all samples share.
+    A failed sample is evaluated there, so that 0 * NaN never reaches a parameter that all samples share. A leaf of x that
+    is shared may look as if it had the batch axes; so as little as possible is replaced, and what F says about the good
+    samples has to stay as it was.
     """
+    with torch.no_grad():
+        before = VectorProblem(problem, outcome.layout, outcome.y).residual(outcome.y)[~bad]
+        for every in (False, True):
+            x, y = _replaced(problem, outcome, bad, every)
+            r = VectorProblem(replace(problem, x=x), outcome.layout, y).residual(y)
+            if bool(torch.isfinite(r).all()) and torch.allclose(r[~bad], before, rtol=1e-6, atol=1e-9):
+                break
+        else:
+            every = False
+    return _replaced(problem, outcome, bad, every)
+
+
+def _replaced(problem: Problem, outcome: Outcome, bad: Tensor, every: bool) -> tuple[Tree, Vectors]:
     layout = outcome.layout
     good = (~bad).nonzero().reshape(-1)
     source = good[:1] if len(good) else torch.zeros(1, dtype=torch.int64, device=bad.device)
@@ -176,6 +191,8 @@ def stand_in(problem: Problem, outcome: Outcome, bad: Tensor) -> tuple[Tree, Vec
 
     def repair_leaf(leaf: Tensor) -> Tensor:
         if not _tree.differentiable(leaf) or tuple(leaf.shape[: len(layout.batch)]) != layout.batch:
+            return leaf
+        if not every and bool(torch.isfinite(leaf).all()):
             return leaf
         return repaired(leaf.reshape(layout.samples, *leaf.shape[len(layout.batch) :])).reshape(leaf.shape)
 

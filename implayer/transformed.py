@@ -189,7 +189,9 @@ class _Settled:
     start: Tensor
     bad: Tensor
     failed: Tensor
+    swapped: Tensor
     x: tuple[Tensor, ...]
+    places: tuple[int, ...]
     inverse: AbstractInverse | None
     levels: list[int]
     rows: int
@@ -213,14 +215,15 @@ def _settle_below(request: Request, lifted: _Lifted, solved: _Solved) -> _Settle
     outputs = Below.apply(
         descent, *lifted.tensors, solved.y, solved.outcome.status, solved.outcome.residual_norm, solved.outcome.steps
     )
-    status, norm, start, bad, failed, *rest = outputs
+    status, norm, start, bad, failed, swapped, *rest = outputs
     inverse = notes["inverse"]
     factors, x = rest[: notes["factors"]], rest[notes["factors"] :]
     if isinstance(inverse, AbstractDenseInverse):
         inverse = inverse.with_tensors(tuple(factors))
     return _Settled(
-        status, norm, start, bad, failed, tuple(x), inverse, descent.levels, notes["rows"], notes["any_failed"]
-    )
+        status, norm, start, bad, failed, swapped, tuple(x), notes["places"], inverse, descent.levels, notes["rows"],
+        notes["any_failed"],
+    )  # fmt: skip
 
 
 def _told(status: Tensor) -> Tensor | None:
@@ -230,11 +233,11 @@ def _told(status: Tensor) -> Tensor | None:
 def _settle(request: Request, problem: Problem, outcome: Outcome, notes: dict[str, Any]) -> tuple[Tensor, ...]:
     outcome = judge(problem, outcome)
     enforce(outcome.solution(), request.on_failure, request.who, problem)
-    bad, y, x = outcome.status == Status.NONFINITE, outcome.y, problem.x
+    bad, y, given = outcome.status == Status.NONFINITE, outcome.y, problem.x
+    swapped, layout = bad, outcome.layout
     if bool(bad.any()):
         x, y = stand_in(problem, outcome, bad)
         problem = replace(problem, x=x)
-    layout = outcome.layout
     rows = equation(problem, layout, layout.n)(y).shape[1] if y.numel() else layout.n
     inverse: AbstractInverse | None = None
     if y.numel() and not bool(bad.all()):
@@ -243,27 +246,18 @@ def _settle(request: Request, problem: Problem, outcome: Outcome, notes: dict[st
         bad = bad if singular is None else bad | singular
     failed = (outcome.status != Status.CONVERGED) & (outcome.status != Status.DEGENERATE)
     factors = inverse.tensors if isinstance(inverse, AbstractDenseInverse) else ()
-    batch = layout.batch
-    repaired = [
-        leaf.reshape(layout.samples, *leaf.shape[len(batch) :])
-        for leaf in _tree.leaves(x)
-        if bool(bad.any()) and _tree.differentiable(leaf) and tuple(leaf.shape[: len(batch)]) == batch
-    ]
-    notes.update(inverse=inverse, factors=len(factors), rows=rows, any_failed=bool(failed.any()))
-    return outcome.status, outcome.residual_norm, y, bad, failed, *factors, *repaired
+    before, after = _tree.leaves(given), _tree.leaves(problem.x)
+    places = tuple(k for k, leaf in enumerate(after) if leaf is not before[k])
+    repaired = [after[k].reshape(layout.samples, *after[k].shape[len(layout.batch) :]) for k in places]
+    notes.update(inverse=inverse, factors=len(factors), rows=rows, any_failed=bool(failed.any()), places=places)
+    return outcome.status, outcome.residual_norm, y, bad, failed, swapped, *factors, *repaired
 
 
 def _repaired(x: Tree, settled: _Settled, layout: Layout) -> Tree:
-    """x with the rows of bad samples replaced by those of a good one."""
-    if not settled.x:
-        return x
-    parts = iter(settled.x)
-
-    def repair(leaf: Tensor) -> Tensor:
-        if not _tree.differentiable(leaf) or tuple(leaf.shape[: len(layout.batch)]) != layout.batch:
-            return leaf
-        safe = next(parts).reshape(leaf.shape)
-        mask = settled.bad.reshape(layout.batch + (1,) * (leaf.ndim - len(layout.batch)))
-        return torch.where(mask, safe, leaf)
-
-    return _tree.map_tensors(repair, x)
+    """x with the rows of bad samples replaced by those of a good one, in the leaves where that was needed."""
+    leaves, spec = _tree.flatten(x)
+    for place, safe in zip(settled.places, settled.x, strict=True):
+        leaf = leaves[place]
+        mask = settled.swapped.reshape(layout.batch + (1,) * (leaf.ndim - len(layout.batch)))
+        leaves[place] = torch.where(mask, safe.reshape(leaf.shape), leaf)
+    return _tree.unflatten(leaves, spec)
