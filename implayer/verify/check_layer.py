@@ -13,6 +13,7 @@ import torch
 
 from .. import _tree
 from ..errors import ImplayerError, SolveError, VerificationError
+from ..layer import ImplicitLayer
 from ..types import Residual, Tree
 from . import derivatives, properties
 from .report import Report, assignments
@@ -239,7 +240,7 @@ class _Check:
         except Exception as error:
             if item is PROPERTIES[0]:
                 return True  # evaluating the layer, which comes next, says what is wrong
-            if not item.strict and _is_answer(error):
+            if not item.strict and _is_answer(error, trial.layer):
                 result.outcome = "typed error" if not result.trials else result.outcome
                 result.note = _first_line(error)
                 return True
@@ -286,9 +287,12 @@ def _weight(trial: Trial) -> tuple[int, int]:
     return sum(t.numel() for t in tensors), len(assignments(trial.x, trial.y0))
 
 
-def _is_answer(error: Exception) -> bool:
-    """An error that says "not supported": ours by type, torch's by being a RuntimeError or NotImplementedError."""
-    return isinstance(error, ImplayerError | RuntimeError | NotImplementedError) and not isinstance(error, SolveError)
+def _is_answer(error: Exception, layer: Any) -> bool:
+    """An error that says "not supported". Ours promise a type for it; of other layers torch says so, by RuntimeErrors."""
+    if isinstance(error, SolveError):
+        return False
+    kinds = ImplayerError if isinstance(layer, ImplicitLayer) else ImplayerError | RuntimeError | NotImplementedError
+    return isinstance(error, kinds)
 
 
 def _first_line(error: Exception) -> str:
