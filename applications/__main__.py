@@ -8,18 +8,34 @@ from typing import Any
 
 from .shared.memory import huge_pages
 
-huge_pages()  # before anything allocates
+if sys.argv[1:2] != ["bench"] or "inr-image" in sys.argv:  # other benchmarks: layers in a program like any other
+    huge_pages()  # before anything allocates
 
-from implayer.errors import ImplayerError  # noqa: E402
+from implayer.errors import ImplayerError
 
-from .shared.errors import InputError, Interrupted  # noqa: E402
+from .shared.errors import InputError, Interrupted
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line. Returns 0, 1 for a failed run, 2 for wrong usage or input, 130 when interrupted and saved."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command line. Returns 0, 1 for a failed run, 2 for wrong usage or input, 130 when interrupted and saved.
+
+    Without arguments it is the whole program, with those of the process: once it is over, a late Ctrl-C cannot change the
+    exit code any more.
+    """
+    if arguments is not None:
+        return _run(list(arguments))
+    try:
+        code = _run(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:  # again, while the first one was being answered
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = INTERRUPTED
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except InputError as error:
@@ -34,7 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImplayerError as error:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _complain("interrupted; what was saved before is intact", INTERRUPTED)
     except BrokenPipeError:  # `implayer ... | head`
         with contextlib.suppress(OSError):

@@ -36,7 +36,7 @@ class Outcome:
         batch = self.layout.batch
 
         def restore(value: Any) -> Any:
-            if isinstance(value, Tensor) and value.ndim and value.shape[0] == self.layout.samples:
+            if len(batch) != 1 and isinstance(value, Tensor) and value.ndim and value.shape[0] == self.layout.samples:
                 return value.reshape(batch + tuple(value.shape[1:]))
             return value
 
@@ -93,7 +93,7 @@ def _per_sample(value: Any, layout: Layout, name: str) -> Tensor | None:
         raise ShapeError(
             f"`Solution.{name}` has {tensor.numel()} entries for {layout.samples} samples; give one a sample."
         )
-    return tensor.reshape(layout.samples)
+    return tensor if tensor.ndim == 1 else tensor.reshape(layout.samples)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -104,12 +104,14 @@ def _steps(value: Any, layout: Layout) -> Tensor:
     if value is None:
         return torch.zeros(layout.samples, dtype=torch.int64, device=layout.device)
     tensor = torch.as_tensor(value, device=layout.device)
+    if tensor.ndim == 1:
+        return tensor
     return tensor.expand(layout.samples) if tensor.ndim == 0 else tensor.reshape(layout.samples)
 
 
 def _flat(entry: Any, layout: Layout) -> Any:
     nb = len(layout.batch)
-    if isinstance(entry, Tensor) and tuple(entry.shape[:nb]) == layout.batch:
+    if nb != 1 and isinstance(entry, Tensor) and tuple(entry.shape[:nb]) == layout.batch:
         return entry.detach().reshape(layout.samples, *entry.shape[nb:])
     return entry.detach() if isinstance(entry, Tensor) else entry
 

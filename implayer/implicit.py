@@ -11,6 +11,7 @@ start. Only F is differentiated. The only autograd Functions of the library are 
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -327,6 +328,11 @@ class Fence(torch.autograd.Function):
         if torch.is_grad_enabled() and tangent is not None and tangent.requires_grad:
             return Fence.apply(tangent, ctx.saved_tensors[0], limit)
         return tangent.view_as(tangent) if tangent is not None else None
+
+
+for _function in (Below, FrozenSolve, Unheld, MapStep, Fence):
+    # `apply` asks for the signature in every call, which costs more than a product with a small Jacobian; it is kept here.
+    _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
 
 
 # --------------------------------------------------------------------------------------------------- the derivative

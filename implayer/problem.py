@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -48,20 +49,25 @@ class Layout:
         constants = tuple(None if event is not None else leaf for leaf, event in zip(leaves, events, strict=True))
         return Layout(spec, constants, events, batch, first.dtype, first.device)
 
-    @property
+    @cached_property
     def samples(self) -> int:
         """Number of samples: the product of the batch axes."""
         return math.prod(self.batch)
 
-    @property
+    @cached_property
     def n(self) -> int:
         """Number of unknowns of one sample."""
         return sum(math.prod(event) for event in self.events if event is not None)
 
+    @cached_property
+    def flat(self) -> bool:
+        """Whether the nest is one tensor (samples, n) already; a reshape is as dear as other small operations."""
+        return len(self.batch) == 1 and len(self.events) == 1 and len(self.events[0] or ()) == 1 and self.spec.is_leaf()
+
     def pack(self, tree: Tree) -> Vectors:
         """A nest of this layout as (samples, n)."""
         if isinstance(tree, Tensor):
-            return tree.reshape(self.samples, self.n)
+            return tree if self.flat else tree.reshape(self.samples, self.n)
         parts = [
             leaf.reshape(self.samples, math.prod(event))
             for leaf, event in zip(_tree.leaves(tree), self.events, strict=True)
@@ -71,6 +77,8 @@ class Layout:
 
     def unpack(self, vectors: Tensor) -> Tree:
         """(samples, n) as a nest of this layout."""
+        if self.flat:
+            return vectors
         if len(self.events) == 1:
             return _tree.unflatten([vectors.reshape(self.batch + (self.events[0] or ()))], self.spec)
         parts = iter(vectors.split([math.prod(event) for event in self.events if event is not None], dim=-1))
@@ -205,7 +213,9 @@ class VectorProblem:
         batch = self.layout.batch
 
         def restore(value: Any) -> Any:
-            return value.reshape(batch + tuple(value.shape[1:])) if isinstance(value, Tensor) else value
+            if len(batch) == 1 or not isinstance(value, Tensor):
+                return value
+            return value.reshape(batch + tuple(value.shape[1:]))
 
         extra = None if aux is None else {name: restore(value) for name, value in aux.items()}
         return Solution(self.layout.unpack(y), restore(status), restore(residual_norm), restore(steps), extra, inverse)
@@ -226,7 +236,7 @@ def pack_residual(r: Tree, layout: Layout, event_ndim: int) -> Tensor:
         and r.shape[: len(batch)] == batch
         and r.dtype == layout.dtype
     ):
-        return r.reshape(layout.samples, math.prod(r.shape[len(batch) :]))
+        return r if r.ndim == 2 and len(batch) == 1 else r.reshape(layout.samples, math.prod(r.shape[len(batch) :]))
     parts = []
     for label, leaf in _tree.named_leaves(r, "F(x, y)"):
         if not isinstance(leaf, Tensor):

@@ -50,7 +50,8 @@ def solve_transformed(request: Request, device: torch.device) -> Solution:
             value = torch.where(settled.failed.unsqueeze(-1), torch.nan, value)
     if not sum(transform_counts()):
         value = Fence.apply(value, value, Limit(steps, steps))
-    return solution.replace(value=layout.unpack(value))
+    # A view of its own: Dynamo (2.13) cannot take up the very output of an autograd Function inside a transform.
+    return solution.replace(value=layout.unpack(value.view_as(value)))
 
 
 def _steps(request: Request, inverse: AbstractInverse, r: Tensor) -> int:

@@ -1,5 +1,6 @@
 """How systems are timed: the same problem, one thread, medians of repeated calls taken in turn, errors beside the times."""
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -113,8 +114,13 @@ def measure(names: list[str], problem: Problem, reps: int, report: Callable[[str
             calls.pop(name, None)
     samples: dict[str, list[Sample]] = {name: [] for name in calls}
     for _ in range(reps):
-        for name, call in calls.items():
-            samples[name].append(call())
+        gc.collect()
+        gc.disable()  # as `timeit` does: how long it takes depends on what else has been imported
+        try:
+            for name, call in calls.items():
+                samples[name].append(call())
+        finally:
+            gc.enable()
     expected = problem.reference()
     rows = []
     for name, taken in samples.items():

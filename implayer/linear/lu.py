@@ -75,7 +75,19 @@ class LU(AbstractLinearSolver):
         """Factorise the Jacobian of every sample."""
         require_square(operator, "LU", "`PseudoInverse()` or `LSMR()`")
         matrix = materialised(operator)
-        scale = scales(matrix) if self.estimate else None
+        if not self.estimate or not matrix.numel():
+            return self._guarded(matrix, None)
+        scale = scales(matrix)
+        if _balanced(*scale):
+            lu, pivots, _ = _factorise(matrix)
+            condition = inverse_norm(_solve, _rsolve, (lu, pivots), *scale)
+            if not is_singular(condition.amax(), operator.columns):  # NaN and infinity count as singular
+                none = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
+                return LUInverse(lu, pivots, matrix, none, condition)
+        return self._guarded(matrix, scale)
+
+    def _guarded(self, matrix: Tensor, scale: tuple[Tensor, Tensor] | None) -> LUInverse:
+        """The same where some samples may be badly scaled, singular or not finite."""
         finite = torch.isfinite(matrix.sum((-2, -1)) if scale is None else scale[0].sum(-1))
         if not bool(finite.all()):
             matrix = harmless(matrix, ~finite)
@@ -86,19 +98,22 @@ class LU(AbstractLinearSolver):
         if scale is not None:
             row, column = scale if used is None else (scale[0] / used[0], scale[1] / used[1])
             condition = torch.where(singular, torch.inf, inverse_norm(_solve, _rsolve, (lu, pivots), row, column))
-            singular = is_singular(condition, operator.columns)
+            singular = is_singular(condition, matrix.shape[-1])
         if bool(singular.any()):
             lu = harmless(lu, singular)
             pivots = torch.where(singular.unsqueeze(-1), _no_pivots(pivots), pivots)
         return LUInverse(lu, pivots, matrix, singular, condition, *(used or (None, None)))
 
 
+def _balanced(row: Tensor, column: Tensor) -> bool:
+    """Whether no sample can be badly scaled: one glance at the extremes of all scales together."""
+    low, high = torch.aminmax(torch.cat([row, column], -1))
+    return float(high) <= _BADLY_SCALED * float(low)
+
+
 def _used(row: Tensor, column: Tensor, finite: Tensor) -> tuple[Tensor, Tensor] | None:
     """The scales by which badly scaled samples are divided before the factorisation, None where no sample is."""
     if not row.numel():
-        return None
-    extremes = [torch.aminmax(scale) for scale in (row, column)]
-    if all(float(pair.max) <= _BADLY_SCALED * float(pair.min) for pair in extremes):  # over all samples: one glance
         return None
     bad = (row.amax(-1) > _BADLY_SCALED * row.amin(-1)) | (column.amax(-1) > _BADLY_SCALED * column.amin(-1))
     bad &= finite

@@ -17,7 +17,8 @@ from ..types import Tree, Vectors
 _ROUNDING = 16  # units of rounding within which a step, or a residual, counts as none
 _LONG = 256  # a step of more units of rounding than this measures |J| without much noise
 _PROGRESS = 0.99  # a step that lowers the least residual to this part of itself is progress
-_WORTH = 2**12  # unknowns of a batch from which on leaving finished samples out is worth two evaluations of F
+_FEW = 64  # rows whose norms are compared as numbers
+_WORTH = 2**13  # unknowns of a batch from which on leaving finished samples out is worth two evaluations of F
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,11 @@ class AbstractIterativeSolver(abc.ABC):
         del state
         return r
 
+    def _norm(self, v: Tensor, state: Tree) -> Tensor:
+        """(samples,) norms of what is measured; from the state where the last step knows them."""
+        del state
+        return torch.linalg.vector_norm(v, dim=-1)
+
     def _settled(self, y: Vectors, r: Tensor, state: Tree) -> Tensor | None:
         """Samples that may stop as soon as their residual allows it; None means all."""
         del y, r, state
@@ -142,6 +148,8 @@ class _Run:
 
     def __init__(self, solver: AbstractIterativeSolver, problem: VectorProblem):
         self.solver, self.problem, self.whole = solver, problem, problem
+        kind, base = type(solver), AbstractIterativeSolver
+        self.plain = kind._settled is base._settled and kind._given_up is base._given_up  # the residual alone decides
         self.rows = self.running = problem.samples
         self.steps = 0
         self.active: Tensor | None = None  # None while all rows are active
@@ -155,12 +163,15 @@ class _Run:
         self.target = torch.where(target.isfinite(), target, -1)  # an infinite start is no measure of anything
         self.best = _Point(self.now.y, self.now.v, torch.full_like(self.now.norm, torch.inf))
         self.mark = self.best.norm  # the residual at the last progress, `age` steps ago
+        self.marks: list[float] | None = None  # what `mark`, `target` and `now.norm` hold, where that is known
+        self.targets: list[float] | None = None
+        self.norms: list[float] | None = None
         self.age: Tensor | None = None  # None while all rows have just made progress
         self.slope: Tensor | None = None  # largest |dF| / |dy| of a long step
 
     def _point(self, y: Tensor) -> _Point:
         v = self.solver._measure(self.r, self.state)
-        norm = torch.linalg.vector_norm(v, dim=-1)
+        norm = self.solver._norm(v, self.state)
         return _Point(y, v, norm if self.active is None else norm.where(self.active, 0))
 
     def solution(self) -> Solution:
@@ -181,7 +192,8 @@ class _Run:
             self.before, self.now = self.now, self._point(y)
         if self.running:
             everything = torch.ones_like(self.target, dtype=torch.bool)
-            self._finish(everything if self.active is None else self.active, self.now.norm <= self.target)
+            rest = everything if self.active is None else self.active
+            self._finish(rest, self.now.norm <= self.target, self.running)
         assert self.out is not None
         out = dict(self.out)
         named = {key: out.pop(key) for key in ("status", "residual_norm", "steps")}
@@ -189,25 +201,48 @@ class _Run:
 
     def _judge(self) -> None:
         norm = self.now.norm
-        # NaN is not greater than anything, so that this counts the finite samples, too.
-        well = int(((norm > self.target) & (norm < self.mark * _PROGRESS)).sum())
-        if well == self.running:
-            self.best, self.mark, self.age = self.now, norm, None
+        if self._all_advance():
+            self._advance()
             return
+        progress = norm < self.mark * _PROGRESS
         done = norm <= self.target
-        settled = self.solver._settled(self.now.y, self.r, self.state)
-        if settled is None and self.out is None and self.active is None and bool(done.all()):
-            self._finish(done, done)
-            return
+        if self.plain:
+            stop = done if self.active is None else done & self.active
+            stopped = int(stop.sum())
+            if stopped == self.running or bool((done | progress).all()):
+                self._advance()
+                self._finish(stop, stop, stopped)
+                self._freeze(stop)
+                return
         done = done | self._at_floor()
+        settled = None if self.plain else self.solver._settled(self.now.y, self.r, self.state)
         done = done if settled is None else done & settled
         failed = self._failures()
         stop = done | failed
         if self.active is not None:
             stop = stop & self.active
-        if bool(stop.any()):
-            self._finish(stop, done)
+        stopped = int(stop.sum())
+        if stopped:
+            self._finish(stop, done, stopped)
             self._freeze(stop)
+
+    def _all_advance(self) -> bool:
+        """Whether every active row is above its target and made progress; NaN is not greater than anything."""
+        norm = self.now.norm
+        if self.rows > _FEW:
+            return int(((norm > self.target) & (norm < self.mark * _PROGRESS)).sum()) == self.running
+        # For a few rows the numbers themselves are cheaper than operations on tensors.
+        marks = self.mark.tolist() if self.marks is None else self.marks
+        targets = self.target.tolist() if self.targets is None else self.targets
+        norms = norm.tolist()
+        self.marks, self.targets, self.norms = marks, targets, norms
+        found = zip(norms, targets, marks, strict=True)
+        return sum(target < value < mark * _PROGRESS for value, target, mark in found) == self.running
+
+    def _advance(self) -> None:
+        """Every row that goes on has made progress."""
+        self.best, self.mark, self.age = self.now, self.now.norm, None
+        self.marks, self.norms = self.norms, None
 
     def _at_floor(self) -> Tensor:
         """The second stopping rule: the step and the residual are nothing but rounding."""
@@ -232,7 +267,7 @@ class _Run:
         progress = now.norm < self.mark * _PROGRESS
         age = torch.zeros_like(now.norm) if self.age is None else self.age
         self.age = torch.where(progress, 0, age + 1)
-        self.mark = torch.where(progress, now.norm, self.mark)
+        self.mark, self.marks = torch.where(progress, now.norm, self.mark), None
         y, v = torch.where(column, now.y, self.best.y), torch.where(column, now.v, self.best.v)
         self.best = _Point(y, v, torch.where(better, now.norm, self.best.norm))
         self.diverged = now.norm > self.solver._divergence * self.best.norm
@@ -241,7 +276,7 @@ class _Run:
         given_up = self.solver._given_up(self.state)
         return failed if given_up is None else failed | given_up[1]
 
-    def _finish(self, stop: Tensor, done: Tensor) -> None:
+    def _finish(self, stop: Tensor, done: Tensor, count: int) -> None:
         """Write down what the rows in `stop` came to: their own iterate where `done`, else the best one."""
         now, no = self.now, torch.zeros_like(done)
         found = {
@@ -264,16 +299,17 @@ class _Run:
         given_up = self.solver._given_up(self.state)
         if given_up is not None:
             found[given_up[0]] = given_up[1] & ~done
-        self.running -= self.rows if done is stop and self.active is None else int(stop.sum())
-        if self.out is None and self.running == 0:
+        self.running -= count
+        if self.out is None:  # the rows that go on are written over when they stop
             self.out = found
-            return
-        if self.out is None:
-            self.out = {key: torch.empty_like(value) for key, value in found.items()}
-        index = stop.nonzero().squeeze(-1)
-        target = index if self.ids is None else self.ids[index]
-        for key, value in found.items():
-            self.out[key][target] = value[index]
+        elif self.ids is None:
+            column = stop.unsqueeze(-1)
+            for key, value in found.items():
+                self.out[key] = torch.where(column if value.ndim > 1 else stop, value, self.out[key])
+        else:
+            index = stop.nonzero().squeeze(-1)
+            for key, value in found.items():
+                self.out[key] = self.out[key].index_copy(0, self.ids[index], value[index])
 
     def _freeze(self, stop: Tensor) -> None:
         if not self.running:
@@ -281,6 +317,8 @@ class _Run:
         self.active = ~stop if self.active is None else self.active & ~stop
         self.r = self.r.where(self.active.unsqueeze(-1), 0)
         self.now = _Point(self.now.y, self.now.v, self.now.norm.where(self.active, 0))
+        self.target = self.target.where(self.active, torch.inf)
+        self.targets = self.marks = None
 
     def _compact(self) -> None:
         """Leave the finished rows out, once they have cost about as much as leaving them out does."""
@@ -302,6 +340,7 @@ class _Run:
         take = _taker(index)
         self.r, self.target, self.mark, self.state = (take(v) for v in (self.r, self.target, self.mark, self.state))
         self.age, self.slope = take(self.age), take(self.slope)
+        self.targets = self.marks = None
 
     def _unjudged(self, y: Tensor) -> Solution:
         if self.ids is not None:

@@ -1,7 +1,7 @@
 """Newton's method: one factor for as many steps as it is good for, and a line search where a step does not help."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ..operators import JacobianOperator
 from ..problem import VectorProblem
 from ..types import Tree, Vectors
 from .base import AbstractIterativeSolver
+from .differences import Differences
 
 _DENSE_UNKNOWNS = 1024  # of one sample; beyond, an LU (2/3 n^3 flops, n products for J) costs more than Krylov steps
 _DENSE_BYTES = 2**30  # of the Jacobians of all samples
@@ -22,6 +23,7 @@ _HALVINGS = 12
 _ROUNDING = 16  # a step of so many units of rounding is taken whatever it does: it shows that y is at its floor
 _WORTH = 2**12  # unknowns of a batch from which on J of some samples alone is worth two evaluations of F
 _FORCING = 1e-3  # accuracy of the matrix-free inner solve
+_SERVES = 0.5  # a sample whose residual falls by less in a step gets exact Jacobians from then on
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,17 @@ class Newton(AbstractIterativeSolver):
 
     $$y_{k+1} = y_k - \alpha_k\,J_j^{-1} F(x, y_k),\qquad J_j = \frac{\partial F}{\partial y}(x, y_j),\quad j \le k$$
 
-    A sample keeps its factor ($j < k$) as long as that pays, and gets a new one otherwise. $\alpha = 1$ where that
-    lowers $|F|$, else it is found by backtracking (three-point parabola, 0.1 to 0.5 at a time). With fewer equations
-    than unknowns the step is the shortest one, $J^\top (J J^\top)^{-1} F$, by QR. A sample with a singular Jacobian
-    takes the truncated pseudo-inverse, alone.
+    A sample keeps its factor ($j < k$) as long as that pays, and gets a new one otherwise; in systems of at most 16
+    unknowns a step has a new J by differences, as long as those serve (`Differences`). $\alpha = 1$ where that lowers
+    $|F|$, else it is found by backtracking (three-point parabola, 0.1 to 0.5 at a time). With fewer equations than
+    unknowns the step is the shortest one, $J^\top (J J^\top)^{-1} F$, by QR. A sample with a singular Jacobian takes
+    the truncated pseudo-inverse, alone.
 
     **Arguments**
 
     - `refresh` (default None): when to renew a factor. None: when m/4 more steps at the present rate would not
       reach the tolerance, about what m vector products for a new Jacobian cost. A number: when the residual did not
-      fall by that factor in the last step. 0 is the classical method, with a new Jacobian for each step.
+      fall by that factor in the last step. 0 is the classical method, with a new exact Jacobian for each step.
     - `linear_solver` (default None): how J is inverted. None means LU (QR for a wide F) up to 1024 unknowns and one
       gibibyte of Jacobians, and beyond that GMRES (LSMR) to three digits, from vector products alone. Any other
       object with `freeze(operator)` is used in every step.
@@ -66,6 +69,9 @@ class Newton(AbstractIterativeSolver):
     _patience: ClassVar[int] = 10
 
     def _start(self, problem: VectorProblem) -> tuple[Tensor, Tree]:
+        if self.refresh is None and self.linear_solver is None and Differences.pay(problem):
+            r = problem.residual(problem.y0)
+            return r, self.init(problem, problem.y0, r)
         tape = JacobianOperator(problem.residual, problem.y0, sign=problem.sign)
         return tape.value, {**self.init(problem, problem.y0, tape.value), "tape": tape}
 
@@ -76,36 +82,67 @@ class Newton(AbstractIterativeSolver):
                 f"`Newton` needs at most as many equations as unknowns, but F has {r.shape[-1]} for {y.shape[-1]} "
                 f"unknowns a sample. Use `LevenbergMarquardt()`, which solves F in the sense of least squares."
             )
-        target = self._target(torch.linalg.vector_norm(r, dim=-1), problem.dtype)
-        # `tape` is F at y, which makes J without another evaluation. `stale`: samples whose factor has to be renewed.
-        return {"factor": None, "stale": torch.ones_like(target, dtype=torch.bool), "tape": None, "target": target}
+        quick = self.refresh is None and self.linear_solver is None and r.shape == y.shape and Differences.pay(problem)
+        norm = torch.linalg.vector_norm(r, dim=-1)
+        return {
+            "factor": None,
+            "stale": torch.ones_like(norm, dtype=torch.bool),  # samples whose factor has to be renewed
+            "tape": None,  # F at y, which makes J without another evaluation
+            "start": norm,
+            "measured": r,  # the last residual and its norm, which the loop asks for, too
+            "norm": norm,
+            "differences": Differences(problem) if quick else None,
+            "exact": None,  # samples that have got beyond differences; None while there are none
+        }
 
     def step(self, problem: VectorProblem, y: Vectors, r: Tensor, state: Tree) -> tuple[Vectors, Tensor | None, Tree]:
         """One step with the factor at hand, after a new one for the samples that need it."""
-        move, factor, fresh = self._direction(problem, y, r, state)
-        norm = torch.linalg.vector_norm(r, dim=-1)
+        move, state = self._direction(problem, y, r, state)
+        norm = self._norm(r, state)
         trial = y - move
         tape, r_trial = self._evaluate(problem, trial, r)
-        ratio = torch.linalg.vector_norm(r_trial, dim=-1) / norm
-        ratio = torch.where(norm > 0, ratio, 0)  # a residual of zero: that sample is finished
-        if not float(ratio.detach().max()) <= 1 - _DECREASE:
-            trial, ratio = _search(problem, y, move, norm, ratio, fresh)
+        reached = torch.linalg.vector_norm(r_trial, dim=-1)
+        ratio = reached / norm
+        if state["measured"] is not r:  # the loop has set those of finished samples to zero
+            ratio = ratio.where(norm > 0, 0)
+        worst = float(ratio.detach().max())
+        if not worst <= 1 - _DECREASE:
+            trial, ratio = _search(problem, y, move, norm, ratio, state["stale"])
             tape, r_trial = self._evaluate(problem, trial, r)
-        stale = self._stale(norm, ratio, state["target"], r.shape[-1])
-        factor = None if self.refresh == 0 else factor
-        return trial, r_trial, {**state, "factor": factor, "stale": stale, "tape": tape}
+            reached = torch.linalg.vector_norm(r_trial, dim=-1)
+        state = {**state, "tape": tape, "measured": r_trial, "norm": reached}
+        if state["differences"] is not None and state["exact"] is None and worst <= _SERVES:
+            return trial, r_trial, state
+        return trial, r_trial, self._renewal(norm, ratio, state, r.shape[-1])
 
-    def _direction(self, problem: VectorProblem, y: Tensor, r: Tensor, state: Tree) -> tuple[Tensor, Any, Tensor]:
-        """J^-1 r, the factors, and the samples whose factor is that of y."""
-        factor, fresh, inner = state["factor"], state["stale"], self._inner(y, r)
+    def _norm(self, v: Tensor, state: Tree) -> Tensor:
+        return state["norm"] if state["measured"] is v else torch.linalg.vector_norm(v, dim=-1)
+
+    def _direction(self, problem: VectorProblem, y: Tensor, r: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+        """J^-1 r, and the state with the factors used and `stale` for the samples whose factor is that of y."""
+        inner = self._inner(y, r)
         if inner is not None:
-            return inner.freeze(_tape(problem, y, state)).solve(r)[0], None, torch.ones_like(fresh)
+            fresh = torch.ones_like(state["stale"])
+            return inner.freeze(_tape(problem, y, state)).solve(r)[0], {**state, "stale": fresh}
+        factor, stale, exact = state["factor"], state["stale"], state["exact"]
+        differences = state["differences"]
+        if differences is not None:
+            differences = differences if differences.problem is problem else Differences(problem)
+            matrix = differences.jacobian(y, r)
+            if matrix is None:
+                differences = exact = factor = None
+                stale = torch.ones_like(stale)
+            else:
+                new = _factorise(matrix)
+                factor = new if exact is None else _chosen(exact, factor, new)
+                stale = torch.zeros_like(stale) if exact is None else stale & exact
         if factor is None:
-            factor, fresh = _factorise(_tape(problem, y, state).materialise()), torch.ones_like(fresh)
-        else:
-            index = fresh.nonzero().squeeze(-1)
+            factor, stale = _factorise(_tape(problem, y, state).materialise()), torch.ones_like(stale)
+        elif differences is None or exact is not None:
+            index = stale.nonzero().squeeze(-1)
             factor = _renewed(problem, y, factor, index) if len(index) else factor
-        return _solve(factor, r), factor, fresh
+        state = {**state, "factor": factor, "stale": stale, "differences": differences, "exact": exact}
+        return _solve(factor, r), state
 
     def _evaluate(self, problem: VectorProblem, y: Tensor, r: Tensor) -> tuple[JacobianOperator | None, Tensor]:
         """F at y, on the tape where J is certain to be needed there."""
@@ -113,6 +150,17 @@ class Newton(AbstractIterativeSolver):
             return None, problem.residual(y)
         tape = JacobianOperator(problem.residual, y, sign=problem.sign)
         return tape, tape.value
+
+    def _renewal(self, norm: Tensor, ratio: Tensor, state: Tree, rows: int) -> Tree:
+        """The state with the samples marked that are to get a new factor."""
+        if self.refresh == 0:
+            return {**state, "factor": None, "stale": torch.ones_like(state["stale"])}
+        stale = self._stale(norm, ratio, self._target(state["start"], norm.dtype), rows)
+        if state["differences"] is None:
+            return {**state, "stale": stale}
+        poor = ~(ratio <= _SERVES)
+        exact = poor if state["exact"] is None else state["exact"] | poor
+        return {**state, "stale": stale | poor, "exact": exact}
 
     def _stale(self, norm: Tensor, ratio: Tensor, target: Tensor, rows: int) -> Tensor:
         """Samples that a new factor would serve better; a property of each sample alone."""
@@ -139,6 +187,11 @@ def _factorise(matrix: Tensor) -> Factor:
         return lu, pivots
     q, r = torch.linalg.qr(matrix.mH)
     return q, r
+
+
+def _chosen(mask: Tensor, one: Factor, other: Factor) -> Factor:
+    column = mask.unsqueeze(-1)
+    return torch.where(column.unsqueeze(-1), one[0], other[0]), torch.where(column, one[1], other[1])
 
 
 def _solve(factor: Factor, r: Tensor) -> Tensor:
