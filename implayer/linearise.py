@@ -98,13 +98,18 @@ _WRONG = 0.1  # error of a probe beyond which an inverse is not stale, but that 
 
 
 def _reusable(inverse: Any, operator: JacobianOperator) -> AbstractInverse | None:
-    """A solver's own factor, if a probe finds J^-T J' v = v; a stale one is not used, a wrong one is an error."""
-    if inverse is None:
-        return None
+    """A solver's own factor, if a probe finds J^-T J' v = v, or J' J^-T J' v = J' v for a pseudo-inverse.
+
+    A stale one is not used, a wrong one is an error.
+    """
+    if inverse is None or getattr(inverse, "trusted", False):
+        return inverse
     v = quasi_random((operator.samples, operator.rows), torch.zeros((), dtype=operator.dtype, device=operator.device))
     image = operator.rmv(v)
     back = inverse.apply_transposed(image) if isinstance(inverse, AbstractDenseInverse) else inverse.rsolve(image)[0]
     error = float(torch.linalg.vector_norm(back - v) / torch.linalg.vector_norm(v))
+    if not error <= _WRONG:  # a pseudo-inverse of a singular J gives another v, with the same image
+        error = float(torch.linalg.vector_norm(operator.rmv(back) - image) / torch.linalg.vector_norm(image))
     if not error <= _WRONG:
         raise AdjointError(
             f"`Solution.inverse` is not the inverse of dF/dy at the answer: J^-T (J' v) differs from v by {error:.1e} of |v|. "

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import implayer
+from implayer.linear.pseudo_inverse import PseudoInverse
 
 
 def cubic(x, y):
@@ -369,3 +370,19 @@ def test_an_error_of_the_user_has_their_line_on_top():
     with pytest.raises(KeyError, match="my own mistake") as caught:
         implayer.ImplicitLayer(F, implayer.Newton(), initial=torch.zeros_like)(torch.ones(2, 1))
     assert caught.traceback[-1].name == "F"
+
+
+def test_a_solver_may_hand_over_a_pseudo_inverse():
+    def F(x, y):  # of rank one: every point of a line is a root, and the shortest one is asked for
+        s = y.sum(-1, keepdim=True) - x
+        return torch.cat([s, 2 * s], -1)
+
+    def solver(problem):
+        y = torch.cat([problem.x, problem.x], -1) / 2
+        operator = implayer.JacobianOperator(problem.vectors(y).residual, y)
+        return implayer.Solution(y, inverse=PseudoInverse(cutoff=1e-10).freeze(operator))
+
+    x = torch.tensor([[2.0], [3.0]], requires_grad=True)
+    y = implayer.ImplicitLayer(F, solver)(x)
+    y.square().sum().backward()
+    torch.testing.assert_close(x.grad, x.detach(), atol=1e-12, rtol=1e-12)
