@@ -14,6 +14,8 @@ from .errors import (
     DtypeError,
     IllConditionedWarning,
     ImplayerError,
+    InfeasibleError,
+    NotConvexError,
     NotPicklableError,
     OrderError,
     RandomResidualError,
@@ -21,16 +23,18 @@ from .errors import (
     SingularJacobianError,
     SolveError,
     SolveWarning,
+    UnboundedError,
     VerificationError,
 )
 from .layer import ImplicitLayer
 from .layers.fixed_point import FixedPointLayer
+from .layers.qp import QPLayer
 from .layers.spectral import spectral_norm
 from .linear import CG, GMRES, LSMR, LU, MINRES, Auto, BiCGSTAB, Cholesky, Neumann
 from .operators import JacobianOperator, MatrixOperator
 from .problem import Problem
 from .solution import Solution, Status
-from .solvers import Anderson, Bisection, Broyden, LevenbergMarquardt, Newton, Picard, ScipyRoot
+from .solvers import Anderson, Bisection, Broyden, LevenbergMarquardt, Newton, Picard, QPSolver, ScipyRoot
 
 __version__ = "0.1.0"
 
@@ -57,17 +61,21 @@ __all__ = [
     "ImplayerError",
     "ImplicitAdjoint",
     "ImplicitLayer",
+    "InfeasibleError",
     "JacobianFree",
     "JacobianOperator",
     "LevenbergMarquardt",
     "MatrixOperator",
     "Neumann",
     "Newton",
+    "NotConvexError",
     "NotPicklableError",
     "OrderError",
     "PhantomAdjoint",
     "Picard",
     "Problem",
+    "QPLayer",
+    "QPSolver",
     "RandomResidualError",
     "ScipyRoot",
     "ShapeError",
@@ -76,6 +84,7 @@ __all__ = [
     "SolveError",
     "SolveWarning",
     "Status",
+    "UnboundedError",
     "UnrolledAdjoint",
     "VerificationError",
     "spectral_norm",

@@ -25,8 +25,20 @@ class SingularJacobianError(SolveError):
     """dF/dy is singular at the solution of a sample, so the implicit derivative does not exist there."""
 
 
+class InfeasibleError(SolveError):
+    """No point satisfies the constraints of a sample."""
+
+
+class UnboundedError(SolveError):
+    """The objective of a sample has no lower bound on its feasible set."""
+
+
 class AdjointError(SolveError):
     """The linear solve of the derivative did not reach its tolerance."""
+
+
+class NotConvexError(ImplayerError, ValueError):
+    """A problem that has to be convex is not; raised under every policy for failures."""
 
 
 class ShapeError(ImplayerError, ValueError):

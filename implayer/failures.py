@@ -7,19 +7,33 @@ import torch
 from torch import Tensor
 
 from . import _tree
-from .errors import DegenerateWarning, IllConditionedWarning, SingularJacobianError, SolveError, SolveWarning
+from .errors import (
+    DegenerateWarning,
+    IllConditionedWarning,
+    InfeasibleError,
+    SingularJacobianError,
+    SolveError,
+    SolveWarning,
+    UnboundedError,
+)
 from .problem import Problem
 from .solution import Solution, Status
 
 OnFailure = Literal["raise", "warn", "nan", "ignore"]
 
-KINDS: dict[Status, type[SolveError]] = {Status.SINGULAR: SingularJacobianError}
+KINDS: dict[Status, type[SolveError]] = {
+    Status.SINGULAR: SingularJacobianError,
+    Status.INFEASIBLE: InfeasibleError,
+    Status.UNBOUNDED: UnboundedError,
+}
 
 _HINTS = {
     Status.MAX_STEPS: "Increase `max_steps`, loosen `atol`/`rtol`, start nearer (`y0`), use damping or another solver",
     Status.NONFINITE: "Check x, the parameters and y0 for NaN, and the domain of F",
     Status.SINGULAR: "Regularise F, add a `gauge`, or take the minimal-norm derivative with "
     "`adjoint=ImplicitAdjoint(linear_solver=LSMR())`",
+    Status.INFEASIBLE: "Relax the constraints of those samples, or give them slack variables with a penalty",
+    Status.UNBOUNDED: "Add bounds or a quadratic term",
 }
 
 

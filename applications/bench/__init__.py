@@ -5,7 +5,7 @@ import importlib
 
 from ..shared.errors import InputError
 
-NAMES = ("core", "deq", "inr-image")
+NAMES = ("core", "deq", "inr-image", "qp")
 
 
 def run_bench(name: str, arguments: list[str]) -> int:

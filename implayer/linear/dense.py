@@ -51,6 +51,10 @@ class AbstractMatrixInverse(AbstractDenseInverse):
             return self._apply_transposed(c)
         return self._apply_transposed(c.to(self._dtype)).to(c.dtype)
 
+    def product(self, x: Tensor) -> Tensor:
+        """J x."""
+        return self._product(x)
+
     def solve(self, b: Vectors) -> tuple[Tensor, LinearReport]:
         """J^-1 b: (samples, m) -> (samples, n), with the residual of that answer."""
         x = self.apply(b)

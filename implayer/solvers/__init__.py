@@ -7,6 +7,7 @@ from .broyden import Broyden
 from .levenberg_marquardt import LevenbergMarquardt
 from .newton import Newton
 from .picard import Picard
+from .qp import QPSolver
 from .scipy_root import ScipyRoot
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "LevenbergMarquardt",
     "Newton",
     "Picard",
+    "QPSolver",
     "ScipyRoot",
 ]

@@ -1,0 +1,217 @@
+"""Convex quadratic programs with bounds on rows: what is asked, what came out, and the solvers that do not fit a batch."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import NotConvexError
+from ..solution import Status
+
+_BOUND = 1e30  # what the C solvers take for infinity
+_CONVEX = 1e-10  # an eigenvalue below -1e-10 of the largest one is no rounding
+
+
+@dataclass(frozen=True)
+class QuadraticProgram:
+    """min 1/2 y'Qy + q'y over low <= C y <= high, for samples of one size; equations are rows with low = high.
+
+    **Attributes**: `hessian` Q (samples, n, n) symmetric, `linear` q (samples, n), `rows` C (samples, k, n), `low` and
+    `high` (samples, k) with infinities, `equations`: the first so many rows are equations. Shared Q and C have a batch
+    axis of stride zero.
+    """
+
+    hessian: Tensor
+    linear: Tensor
+    rows: Tensor
+    low: Tensor
+    high: Tensor
+    equations: int
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return self.linear.shape[0]
+
+    @property
+    def n(self) -> int:
+        """Number of unknowns."""
+        return self.linear.shape[1]
+
+    @property
+    def k(self) -> int:
+        """Number of rows."""
+        return self.rows.shape[1]
+
+    def take(self, index: Tensor) -> "QuadraticProgram":
+        """Some samples alone."""
+        part = [whole[index] for whole in (self.hessian, self.linear, self.rows, self.low, self.high)]
+        return QuadraticProgram(part[0], part[1], part[2], part[3], part[4], self.equations)
+
+
+def margin(bound: Tensor) -> Tensor:
+    """Rows within rounding of their bound and without multiplier are inactive: of two one-sided derivatives, this one."""
+    return 64 * torch.finfo(bound.dtype).eps * (1 + bound.detach().abs())
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Per sample: y (samples, n), the multipliers of the rows (samples, k; upper minus lower), `status` and steps.
+
+    `lower`: the Cholesky factor of Q where the solver made one for all samples.
+    """
+
+    y: Tensor
+    mu: Tensor
+    status: Tensor
+    steps: Tensor
+    lower: Tensor | None = None
+
+    def put(self, index: Tensor, other: "Answer") -> "Answer":
+        """The same with the answers of some samples replaced."""
+
+        def put(mine: Tensor, theirs: Tensor) -> Tensor:
+            return mine.index_copy(0, index, theirs.to(mine.dtype))
+
+        return Answer(
+            put(self.y, other.y), put(self.mu, other.mu), put(self.status, other.status), put(self.steps, other.steps)
+        )
+
+
+@dataclass(frozen=True)
+class Whitened:
+    """The program in x = L' y / size with Q = L L': min 1/2 |x|^2 + v'x over low <= C x <= high, rows of norm one."""
+
+    lower: Tensor  # L (samples, n, n)
+    linear: Tensor  # v (samples, n)
+    rows: Tensor  # (samples, k, n)
+    low: Tensor
+    high: Tensor
+    size: Tensor  # (samples, 1), the length of the problem
+    norms: Tensor  # (samples, k), of the rows before
+
+    @staticmethod
+    def of(program: QuadraticProgram, lower: Tensor) -> "Whitened":
+        """Scaled so that the absolute tolerances of a solver mean the same for every problem."""
+        shared = lower.stride(0) == 0 and program.rows.stride(0) == 0 and program.samples > 1
+        if shared:
+            rows = torch.linalg.solve_triangular(lower[0], program.rows[0].mT, upper=False).mT
+            rows = rows.contiguous().expand(program.samples, -1, -1)
+        else:
+            rows = torch.linalg.solve_triangular(lower, program.rows.mT, upper=False).mT
+        linear = torch.linalg.solve_triangular(lower, program.linear.unsqueeze(-1), upper=False).squeeze(-1)
+        norms = torch.linalg.vector_norm(rows, dim=-1)
+        norms = torch.where(norms > 0, norms, 1)
+        low, high = program.low / norms, program.high / norms
+        travel = torch.maximum(low, -high).clamp(min=0)  # to the rows that y = 0 violates
+        size = torch.linalg.vector_norm(linear, dim=-1, keepdim=True)
+        if travel.shape[-1]:
+            size = torch.maximum(size, travel.amax(-1, keepdim=True))
+        size = torch.where((size > 0) & size.isfinite(), size, 1)
+        return Whitened(lower, linear / size, rows / norms.unsqueeze(-1), low / size, high / size, size, norms)
+
+    def unscaled(self, x: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """y and its multipliers."""
+        y = torch.linalg.solve_triangular(self.lower.mT, (x * self.size).unsqueeze(-1), upper=True).squeeze(-1)
+        return y, mu * self.size / self.norms
+
+
+def require_convex(program: QuadraticProgram, suspects: Tensor) -> None:
+    """Raise where Q has a negative eigenvalue; `suspects`: the samples without a Cholesky factor."""
+    for index in suspects.nonzero().squeeze(-1).tolist():
+        values = torch.linalg.eigvalsh(program.hessian[index])
+        if float(values[0]) < -_CONVEX * float(values.abs().max()):
+            raise NotConvexError(
+                f"`Q` of sample {index} is not positive semidefinite: its least eigenvalue is {float(values[0]):.3g} (the "
+                f"largest {float(values[-1]):.3g}), so the problem is not convex. Add a multiple of the identity, or use "
+                f"`ArgminLayer`, which finds a local minimum."
+            )
+
+
+def active_set(program: Whitened, equations: int) -> Answer | None:
+    """The dual active-set method in C, one sample after the other: exact, and fastest for small problems on a CPU.
+
+    Returns None where the package `daqp` is absent. y and mu are those of the scaled program.
+
+    Reference: Arnström, Bemporad and Axehill, "A dual active-set solver for embedded quadratic programming using
+    recursive LDL' updates", IEEE Transactions on Automatic Control 67 (2022).
+    """
+    try:
+        from daqp import solve
+    except ImportError:
+        return None
+    linear, rows = (part.detach().cpu().double().numpy() for part in (program.linear, program.rows))
+    low, high = (part.detach().cpu().double().clamp(-_BOUND, _BOUND).numpy() for part in (program.low, program.high))
+    samples, k, n = rows.shape
+    sense = np.zeros(k, dtype=np.int32)
+    sense[:equations] = 5
+    identity = np.eye(n)
+    x, mu = np.zeros((samples, n)), np.zeros((samples, k))
+    status, steps = np.zeros(samples, dtype=np.int64), np.zeros(samples, dtype=np.int64)
+    for i in range(samples):
+        if k:
+            matrix = np.ascontiguousarray(rows[i])
+            x[i], _, flag, info = solve(identity, linear[i], matrix, high[i], low[i], sense, primal_tol=1e-9)
+            mu[i], steps[i] = info["lam"], info["iterations"]
+            status[i] = _FLAGS.get(flag, Status.MAX_STEPS)
+        else:
+            x[i] = -linear[i]
+    return _answer(program.linear, x, mu, status, steps)
+
+
+def _answer(like: Tensor, y: Any, mu: Any, status: Any, steps: Any) -> Answer:
+    """Arrays as tensors with the dtype and device of the program."""
+    numbers = [torch.as_tensor(np.asarray(part), dtype=like.dtype, device=like.device) for part in (y, mu)]
+    counts = [torch.as_tensor(np.asarray(part), dtype=torch.int64, device=like.device) for part in (status, steps)]
+    return Answer(*numbers, *counts)
+
+
+_FLAGS = {1: Status.CONVERGED, -1: Status.INFEASIBLE, -3: Status.UNBOUNDED}
+
+
+def conic(program: QuadraticProgram) -> Answer:
+    """The interior-point method of Clarabel, one sample after the other: for a singular Q, and where others gave up.
+
+    Reference: Goulart and Chen, "Clarabel: an interior-point solver for conic programs with quadratic objectives" (2024).
+    """
+    import clarabel
+    import scipy.sparse as sparse
+
+    clarabel = cast(Any, clarabel)  # a module in Rust, without types
+    answers = []
+    for i in range(program.samples):
+        q, c = (part[i].detach().cpu().double().numpy() for part in (program.hessian, program.rows))
+        linear, low, high = (
+            part[i].detach().cpu().double().numpy() for part in (program.linear, program.low, program.high)
+        )
+        upper, under = np.isfinite(high), np.isfinite(low)
+        m = program.equations
+        upper[:m], under[:m] = False, False
+        matrix = np.vstack([c[:m], c[upper], -c[under]])
+        bounds = np.concatenate([high[:m], high[upper], -low[under]])
+        size = max(float(np.abs(q).max(initial=0)), float(np.abs(linear).max(initial=0))) or 1.0
+        settings = clarabel.DefaultSettings()
+        settings.verbose = False
+        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
+        cones = [clarabel.ZeroConeT(m)] if m else []
+        cones += [clarabel.NonnegativeConeT(len(bounds) - m)] if len(bounds) > m else []
+        solver = clarabel.DefaultSolver(
+            sparse.csc_matrix(np.triu(q) / size), linear / size, sparse.csc_matrix(matrix), bounds, cones, settings
+        )
+        found = solver.solve()
+        dual, mu = np.asarray(found.z) * size, np.zeros(program.k)
+        mu[:m] = dual[:m]
+        mu[upper] += dual[m : m + upper.sum()]
+        mu[under] -= dual[m + upper.sum() :]
+        answers.append((np.asarray(found.x), mu, _conic_status(str(found.status)), found.iterations))
+    return _answer(program.linear, *zip(*answers, strict=True))
+
+
+def _conic_status(name: str) -> int:
+    if "PrimalInfeasible" in name:
+        return Status.INFEASIBLE
+    if "DualInfeasible" in name:
+        return Status.UNBOUNDED
+    return Status.CONVERGED if name in ("Solved", "AlmostSolved", "InsufficientProgress") else Status.MAX_STEPS
