@@ -7,6 +7,7 @@ start. Only F is differentiated. The only autograd Functions of the library are 
 - `Below` runs something without derivative on plain tensors, below all torch.func transforms;
 - `FrozenSolve` applies a matrix-free frozen inverse, a linear map whose derivative is itself;
 - `Unheld` and `MapStep` attach the truncated gradient to an evaluation of the fixed-point map;
+- `Earlier` spares a first derivative the chord steps before the last one, which only higher ones need;
 - `Fence` refuses derivatives beyond the order that the chord steps make exact.
 """
 
@@ -262,6 +263,29 @@ class MapStep(torch.autograd.Function):
         return total, None, None, None
 
 
+# ------------------------------------------------------------------------------------------------- earlier chord steps
+class Earlier(torch.autograd.Function):
+    """The identity on an iterate before the last: its cotangent, zero in exact arithmetic for a first derivative, is dropped.
+
+    A chord step's cotangent for its own start is g - J' J^-T g = 0 where J is constant, as in a quadratic program (where
+    it is not, it makes the gradient as accurate as the polished value). It then matters only to higher derivatives. Those
+    begin with a derivative that has a graph, which passes here first and leaves the way open.
+    """
+
+    @staticmethod
+    def forward(y: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.open = False
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        ctx.open = ctx.open or torch.is_grad_enabled() or forward_mode() or bool(sum(transform_counts()))
+        return cotangents[0] if ctx.open else None
+
+
 # ------------------------------------------------------------------------------------------------------- the fence
 @dataclass(frozen=True)
 class Limit:
@@ -330,7 +354,7 @@ class Fence(torch.autograd.Function):
         return tangent.view_as(tangent) if tangent is not None else None
 
 
-for _function in (Below, FrozenSolve, Unheld, MapStep, Fence):
+for _function in (Below, FrozenSolve, Unheld, MapStep, Earlier, Fence):
     # `apply` asks for the signature in every call, which costs more than a product with a small Jacobian; it is kept here.
     _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
 
@@ -372,7 +396,10 @@ def attach(
     matrix-free step is zero, because the residual is at tolerance anyway: it costs one adjoint solve and no more.
     """
     anchor, value = y, y
+    spare = getattr(inverse, "constant", False) and not (forward_mode() or transforms())
     for step in range(steps):
+        if step and spare:
+            value = Earlier.apply(value)
         r = first if step == 0 and first is not None else residual(value)
         if isinstance(inverse, AbstractDenseInverse):
             s = inverse.apply(r)

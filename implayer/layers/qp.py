@@ -108,14 +108,14 @@ class QPLayer(torch.nn.Module):
         return solution.replace(value=y, aux=aux)
 
 
-CORES = {"Q": 2, "q": 1, "A, G": 2, "b, l": 1, "b, h": 1}  # axes of one sample
+CORES = {"Q": 2, "q": 1, "A, G": 2, "b, l": 1, "b, h": 1, "above": 1, "below": 1}  # axes of one sample
 
 
 def arranged(given: dict[str, Any]) -> tuple[Tree, int]:
     """The checked arguments as x of the KKT system, and the number of equations.
 
     x holds Q, q, C, low, high and `equations`: C stacks A and G, the bounds of equations are b and b, and `equations` is
-    a tensor of as many zeros (integers, so that it is no variable).
+    a tensor of as many zeros (integers, so that it is no variable). `above` and `below` are the limits of activity.
     """
     given = {
         name: None if value is None or _no_rows(name, value) else _dense(name, value) for name, value in given.items()
@@ -133,12 +133,13 @@ def arranged(given: dict[str, Any]) -> tuple[Tree, int]:
         low = _stacked(b, low, 1)
     kind = torch.zeros(m, dtype=torch.int8, device=linear.device)
     x = {"Q": hessian, "q": linear, "A, G": rows, "b, l": low, "b, h": high, "equations": kind}
+    x |= {"above": high.detach() + margin(high), "below": None if low is None else low.detach() - margin(low)}
     return (_all_batched(x) if transforms() else x), m
 
 
 def kkt_residual(x: Tree, z: Tensor) -> Tensor:
     """F for z = (y, multipliers) of shape (*batch, n + rows)."""
-    hessian, linear, rows, low, high, kind = x.values()
+    hessian, linear, rows, low, high, kind, above, below = x.values()
     n, m, k = linear.shape[-1], kind.shape[-1], rows.shape[-2]
     y, mu = z.split([n, k], -1)
     if not k:
@@ -146,9 +147,9 @@ def kkt_residual(x: Tree, z: Tensor) -> Tensor:
     first = times(y, hessian) + linear + times(mu, rows)
     value = times(y, rows.mT)
     shifted = value + mu
-    second = torch.where(shifted > high + margin(high), value - high, -mu)
+    second = torch.where(shifted > above, value - high, -mu)
     if low is not None:
-        second = torch.where(shifted < low - margin(low), value - low, second)
+        second = torch.where(shifted < below, value - low, second)
     if m:
         second = torch.cat([(value - high)[..., :m], second[..., m:]], -1)
     return torch.cat([first, second], -1)

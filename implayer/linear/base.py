@@ -24,6 +24,8 @@ class AbstractInverse(abc.ABC):
 
     condition: Samples | None = None  # estimate of the condition of J scaled by rows and columns, where it is known
     singular: Tensor | None = None  # (samples,) bool, where it is known
+    constant: bool = False  # whether J is the same for all y nearby
+    trusted: bool = False  # made of the residual's own parts: nothing to probe
     exact: bool = True  # False for approximations such as a truncated Neumann series
 
     @abc.abstractmethod

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .dense import AbstractMatrixInverse, matvec
+from .lu import LUInverse
 
 _PENALTY = (
     1.0  # weight of the active rows, relative to Q, in the Hessian of samples whose Q alone has no Cholesky factor
@@ -33,7 +34,7 @@ class KKTInverse(AbstractMatrixInverse):
     general: Tensor | None = None  # pseudo-inverse of J (samples, n + rows, n + rows) where `redundant`
     redundant: Tensor | None = None  # (samples,)
 
-    trusted = True  # made of the very Q, C and active set of the residual
+    trusted = constant = True
     condition = None
 
     @property
@@ -82,34 +83,24 @@ class KKTInverse(AbstractMatrixInverse):
 
 
 @dataclass(frozen=True)
-class KKTMatrixInverse(AbstractMatrixInverse):
-    """The inverse itself, for systems so small that one product costs less than the steps of a factored solve."""
+class SmallKKTInverse(LUInverse):
+    """LU of the whole J, for systems so small that its solves cost less than the steps of the other way."""
 
-    inverse: Tensor  # (samples, n + rows, n + rows)
-    matrix: Tensor
-    singular: Tensor  # (samples,)
-
-    trusted = True
+    trusted = constant = True
     redundant = None
-
-    def _apply(self, b: Tensor) -> Tensor:
-        return matvec(self.inverse, b)
-
-    def _apply_transposed(self, c: Tensor) -> Tensor:
-        return matvec(self.inverse.mT, c)
 
 
 _SMALL = 40  # unknowns and rows
-_NUMBERS = 2**17  # of the inverses of all samples
-_EXACT = 1e-6  # |J X - I| up to which X counts as the inverse of J
+_NUMBERS = 2**17  # of the factors of all samples
 
 
 def freeze_kkt(
-    hessian: Tensor, rows: Tensor, active: Tensor, lower: Tensor | None = None
-) -> "KKTInverse | KKTMatrixInverse":
+    hessian: Tensor, rows: Tensor, active: Tensor, lower: Tensor | None = None, white: Tensor | None = None
+) -> "KKTInverse | SmallKKTInverse":
     """The inverse for Q (samples, n, n), C (samples, rows, n) and the active set (samples, rows).
 
-    Stride-zero batch axes (shared Q or C) are made use of. `lower`: the Cholesky factor of Q where it is known already.
+    Stride-zero batch axes (shared Q or C) are made use of. `lower`: the Cholesky factor of Q,
+    and `white`: L^-1 C', where they are known already.
     """
     samples, size = active.shape[0], hessian.shape[-1] + active.shape[-1]
     if size <= _SMALL and samples * size * size <= _NUMBERS:
@@ -117,7 +108,7 @@ def freeze_kkt(
         if small is not None:
             return small
     factor, penalty = (lower, None) if lower is not None else _hessian_factor(hessian, rows, active)
-    whitened = _whitened(factor, rows, active)
+    whitened = _whitened(factor, rows, active) if white is None else white * active.unsqueeze(-2)
     gram = whitened.mT @ whitened
     gram = gram + torch.diag_embed((~active).to(gram.dtype))
     schur, info = torch.linalg.cholesky_ex(gram)
@@ -127,14 +118,15 @@ def freeze_kkt(
     return _with_pseudo_inverse(inverse, redundant) if bool(redundant.any()) else inverse
 
 
-def _small(hessian: Tensor, rows: Tensor, active: Tensor) -> KKTMatrixInverse | None:
+def _small(hessian: Tensor, rows: Tensor, active: Tensor) -> SmallKKTInverse | None:
     matrix = _assembled(hessian, rows, active)
-    inverse, _ = torch.linalg.inv_ex(matrix)
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    error = (matrix @ inverse - identity).abs().amax() if matrix.numel() else torch.zeros(())
-    if not float(error) <= _EXACT:
-        return None
-    return KKTMatrixInverse(inverse, matrix, torch.zeros(len(active), dtype=torch.bool, device=active.device))
+    lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+    if matrix.numel():
+        diagonal = lu.diagonal(dim1=-2, dim2=-1).abs()
+        limit = 64 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps
+        if not bool((diagonal.amin(-1) > limit * diagonal.amax(-1)).all()):
+            return None
+    return SmallKKTInverse(lu, pivots, matrix, torch.zeros(len(active), dtype=torch.bool, device=active.device))
 
 
 def _assembled(hessian: Tensor, rows: Tensor, active: Tensor) -> Tensor:

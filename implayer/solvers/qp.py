@@ -10,10 +10,9 @@ from ..linear.kkt import freeze_kkt
 from ..problem import Problem
 from ..solution import Solution, Status
 from .mehrotra import mehrotra
-from .quadratic import Answer, QuadraticProgram, Whitened, active_set, conic, margin, require_convex
+from .quadratic import WEAK, Answer, QuadraticProgram, Whitened, active_set, conic, margin, require_convex
 
 _REPAIRS = 10  # changes of the active set after a solver that ended near the solution
-_WEAK = 1e-8  # a row is weakly active where distance and multiplier, both scaled, are below
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def _cholesky(program: QuadraticProgram) -> Tensor | None:
 
 
 def _read(x: Any) -> tuple[QuadraticProgram, tuple[int, ...]]:
-    hessian, linear, rows, low, high, kind = x.values()
+    hessian, linear, rows, low, high, kind, _, _ = x.values()
     cores = ((hessian, 2), (linear, 1), (rows, 2), (low, 1), (high, 1))
     batch = max((tuple(leaf.shape[: leaf.ndim - core]) for leaf, core in cores if leaf is not None), key=len)
     m, samples = kind.shape[-1], 1
@@ -132,7 +131,7 @@ def _by_active_set(program: QuadraticProgram, lower: Tensor) -> Answer | None:
     if found is None:
         return None
     y, mu = scaled.unscaled(found.y, found.mu)
-    return Answer(y, mu, found.status, found.steps)
+    return Answer(y, mu, found.status, found.steps, weak=found.weak, whitened=scaled.whitened)
 
 
 def _well_conditioned(lower: Tensor, info: Tensor) -> Tensor:
@@ -143,14 +142,11 @@ def _well_conditioned(lower: Tensor, info: Tensor) -> Tensor:
     return (info == 0) & (diagonal.amin(-1) > limit * diagonal.amax(-1))
 
 
-def active_rows(program: QuadraticProgram, y: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows that hold with equality by the rule of the residual, and their bounds (zero elsewhere)."""
-    shifted = times(program.rows, y) + mu
-    up, down = shifted > program.high + margin(program.high), shifted < program.low - margin(program.low)
-    up = up.clone()
+def active_rows(program: QuadraticProgram, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of an exact answer that hold by the rule of the residual: at their upper bound, and at either."""
+    up = mu > margin(program.high)
     up[:, : program.equations] = True
-    bound = torch.where(up, program.high, torch.where(down, program.low, 0))
-    return up | down, bound
+    return up, up | (mu < -margin(program.low))
 
 
 def times(rows: Tensor, y: Tensor) -> Tensor:
@@ -203,15 +199,16 @@ def _polished(program: QuadraticProgram, answer: Answer, lower: Tensor | None) -
 
 def _finished(program: QuadraticProgram, answer: Answer, finite: Tensor, batch: tuple[int, ...]) -> Solution:
     solved = answer.status == Status.CONVERGED
-    weak = solved & _weakly_active(program, answer.y, answer.mu)
+    weak = solved & (_weakly_active(program, answer.y, answer.mu) if answer.weak is None else answer.weak)
     if bool(weak.any()):
         answer = _least_multipliers(program, answer, weak)
     y, mu, status = answer.y, answer.mu, answer.status
-    active, bound = active_rows(program, y, mu)
-    inverse = freeze_kkt(program.hessian, program.rows, active, answer.lower)
+    up, active = active_rows(program, mu)
+    inverse = freeze_kkt(program.hessian, program.rows, active, answer.lower, answer.whitened)
     z = torch.cat([y, mu], -1)
     redundant = torch.zeros_like(solved) if inverse.redundant is None else inverse.redundant & solved
     if inverse.redundant is not None:  # multipliers of minimal norm
+        bound = torch.where(up, program.high, torch.where(active, program.low, 0))
         least = inverse.apply(torch.cat([-program.linear, bound], -1))
         z = torch.where(redundant.unsqueeze(-1), least, z)
     status = torch.where(redundant | weak, int(Status.DEGENERATE), status)
@@ -231,14 +228,14 @@ def _least_multipliers(program: QuadraticProgram, answer: Answer, weak: Tensor) 
     index, m = weak.nonzero().squeeze(-1), program.equations
     part, y = program.take(index), answer.y[index]
     value, unit = times(part.rows, y), 1 + times(part.rows, y).abs()
-    up, down = (part.high - value).abs() <= _WEAK * unit, (value - part.low).abs() <= _WEAK * unit
+    up, down = (part.high - value).abs() <= WEAK * unit, (value - part.low).abs() <= WEAK * unit
     bound = torch.where(up, part.high, torch.where(down, part.low, 0))
     inverse = freeze_kkt(part.hessian, part.rows, up | down)
     if inverse.redundant is None:
         return answer
     z = inverse.apply(torch.cat([-part.linear, bound], -1))
     mu = z[:, part.n :]
-    signs = torch.where(up, mu, torch.where(down, -mu, 1))[:, m:] > _WEAK
+    signs = torch.where(up, mu, torch.where(down, -mu, 1))[:, m:] > WEAK
     use = inverse.redundant & signs.all(-1)
     best = torch.where(use.unsqueeze(-1), mu, answer.mu[index])
     return replace(answer, mu=answer.mu.index_copy(0, index, best))
@@ -252,4 +249,4 @@ def _weakly_active(program: QuadraticProgram, y: Tensor, mu: Tensor) -> Tensor:
     distance = torch.minimum(program.high[:, m:] - value, value - program.low[:, m:]).abs()
     unit = 1 + torch.maximum(value.abs(), torch.zeros_like(value))
     force = 1 + program.linear.abs().amax(-1, keepdim=True) if program.n else torch.ones_like(distance)
-    return ((distance <= _WEAK * unit) & (mu[:, m:].abs() <= _WEAK * force)).any(-1)
+    return ((distance <= WEAK * unit) & (mu[:, m:].abs() <= WEAK * force)).any(-1)

@@ -1,6 +1,6 @@
 """Convex quadratic programs with bounds on rows: what is asked, what came out, and the solvers that do not fit a batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ from ..errors import NotConvexError
 from ..solution import Status
 
 _BOUND = 1e30  # what the C solvers take for infinity
+WEAK = 1e-8  # a row is weakly active where distance and multiplier, both scaled, are below
 _CONVEX = 1e-10  # an eigenvalue below -1e-10 of the largest one is no rounding
 
 
@@ -60,7 +61,8 @@ def margin(bound: Tensor) -> Tensor:
 class Answer:
     """Per sample: y (samples, n), the multipliers of the rows (samples, k; upper minus lower), `status` and steps.
 
-    `lower`: the Cholesky factor of Q where the solver made one for all samples.
+    `lower`: the Cholesky factor of Q where the solver made one for all samples. `weak` (samples,): whether an inequality
+    is active without multiplier, `whitened` (samples, n, k): L^-1 C', where the solver knows them.
     """
 
     y: Tensor
@@ -68,6 +70,8 @@ class Answer:
     status: Tensor
     steps: Tensor
     lower: Tensor | None = None
+    weak: Tensor | None = None
+    whitened: Tensor | None = None
 
     def put(self, index: Tensor, other: "Answer") -> "Answer":
         """The same with the answers of some samples replaced."""
@@ -91,6 +95,7 @@ class Whitened:
     high: Tensor
     size: Tensor  # (samples, 1), the length of the problem
     norms: Tensor  # (samples, k), of the rows before
+    whitened: Tensor  # L^-1 C' (samples, n, k)
 
     @staticmethod
     def of(program: QuadraticProgram, lower: Tensor) -> "Whitened":
@@ -110,7 +115,8 @@ class Whitened:
         if travel.shape[-1]:
             size = torch.maximum(size, travel.amax(-1, keepdim=True))
         size = torch.where((size > 0) & size.isfinite(), size, 1)
-        return Whitened(lower, linear / size, rows / norms.unsqueeze(-1), low / size, high / size, size, norms)
+        unit = rows / norms.unsqueeze(-1)
+        return Whitened(lower, linear / size, unit, low / size, high / size, size, norms, rows.mT)
 
     def unscaled(self, x: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         """y and its multipliers."""
@@ -158,7 +164,11 @@ def active_set(program: Whitened, equations: int) -> Answer | None:
             status[i] = _FLAGS.get(flag, Status.MAX_STEPS)
         else:
             x[i] = -linear[i]
-    return _answer(program.linear, x, mu, status, steps)
+    found = _answer(program.linear, x, mu, status, steps)
+    value = (rows @ x[..., None])[..., 0]
+    distance = np.minimum(high - value, value - low)[:, equations:]
+    weak = ((np.abs(distance) <= WEAK) & (np.abs(mu[:, equations:]) <= WEAK)).any(-1)
+    return replace(found, weak=torch.as_tensor(weak, device=program.linear.device))
 
 
 def _answer(like: Tensor, y: Any, mu: Any, status: Any, steps: Any) -> Answer:

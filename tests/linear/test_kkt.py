@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from implayer.linear import kkt
-from implayer.linear.kkt import KKTInverse, KKTMatrixInverse, freeze_kkt
+from implayer.linear.kkt import KKTInverse, SmallKKTInverse, freeze_kkt
 
 
 def system(kind, samples=4, n=5, k=4):
@@ -41,7 +41,7 @@ def test_it_is_the_pseudo_inverse_of_the_matrix(kind, small, monkeypatch):
     monkeypatch.setattr(kkt, "_SMALL", 40 if small else 0)
     parts = system(kind)
     inverse, matrix = freeze_kkt(*parts), dense(*parts)
-    assert isinstance(inverse, KKTMatrixInverse if small and kind != "redundant" else KKTInverse)
+    assert isinstance(inverse, SmallKKTInverse if small and kind != "redundant" else KKTInverse)
     expected = torch.linalg.pinv(matrix, rtol=1e-9)
     b = torch.randn(matrix.shape[:2], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     column = b.unsqueeze(-1)
