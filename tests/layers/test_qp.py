@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from implayer import ShapeError, SolveError, Status
@@ -385,3 +386,32 @@ def test_copies():
     layer = QPLayer(on_failure="nan")
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(twin(*case.given.values()), layer(*case.given.values()))
+
+
+def test_every_eager_way_to_a_second_derivative():
+    """A plain first derivative leaves the earlier chord steps out; whatever else follows must find them."""
+    x, w = problem()
+    layer, rest = QPLayer(), [x[name] for name in NAMES[1:]]
+    step = torch.eye(5, dtype=DOUBLE) + 0.1
+    f = lambda t: (w * layer(x["Q"] + t * step, *rest)).sum()  # noqa: E731  # y depends on y in the derivative for Q
+    zero, one = torch.zeros((), dtype=DOUBLE), torch.ones((), dtype=DOUBLE)
+    expected = (grad(f)(zero + 1e-5) - grad(f)(zero - 1e-5)) / 2e-5
+    assert expected.abs() > 1e-3
+
+    def agrees(found):
+        torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-6)
+
+    t = zero.clone().requires_grad_()
+    value = f(t)
+    (plain,) = torch.autograd.grad(value, t, retain_graph=True)  # plain first, on the same graph
+    (first,) = torch.autograd.grad(value, t, create_graph=True)
+    torch.testing.assert_close(plain, first, atol=1e-12, rtol=1e-12)
+    agrees(torch.autograd.grad(first, t)[0])
+    with forward_ad.dual_level():  # forward over reverse
+        dual = forward_ad.make_dual(zero.clone().requires_grad_(), one)
+        (slope,) = torch.autograd.grad(f(dual), dual)
+        agrees(forward_ad.unpack_dual(slope).tangent)
+    with forward_ad.dual_level():  # reverse over forward
+        leaf = zero.clone().requires_grad_()
+        tangent = forward_ad.unpack_dual(f(forward_ad.make_dual(leaf, one))).tangent
+        agrees(torch.autograd.grad(tangent, leaf)[0])
