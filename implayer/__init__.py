@@ -27,6 +27,8 @@ from .errors import (
     VerificationError,
 )
 from .layer import ImplicitLayer
+from .layers.argmin import ArgminLayer
+from .layers.cvxpy_layer import CvxpyLayer
 from .layers.fixed_point import FixedPointLayer
 from .layers.qp import QPLayer
 from .layers.spectral import spectral_norm
@@ -34,7 +36,18 @@ from .linear import CG, GMRES, LSMR, LU, MINRES, Auto, BiCGSTAB, Cholesky, Neuma
 from .operators import JacobianOperator, MatrixOperator
 from .problem import Problem
 from .solution import Solution, Status
-from .solvers import Anderson, Bisection, Broyden, LevenbergMarquardt, Newton, Picard, QPSolver, ScipyRoot
+from .solvers import (
+    Anderson,
+    Bisection,
+    Broyden,
+    InteriorPoint,
+    LevenbergMarquardt,
+    Newton,
+    Picard,
+    QPSolver,
+    ScipyMinimize,
+    ScipyRoot,
+)
 
 __version__ = "0.1.0"
 
@@ -46,6 +59,7 @@ __all__ = [
     "MINRES",
     "AdjointError",
     "Anderson",
+    "ArgminLayer",
     "Auto",
     "BatchCouplingError",
     "BiCGSTAB",
@@ -53,6 +67,7 @@ __all__ = [
     "Broyden",
     "Cholesky",
     "ClosureError",
+    "CvxpyLayer",
     "DegenerateWarning",
     "DeviceError",
     "DtypeError",
@@ -62,6 +77,7 @@ __all__ = [
     "ImplicitAdjoint",
     "ImplicitLayer",
     "InfeasibleError",
+    "InteriorPoint",
     "JacobianFree",
     "JacobianOperator",
     "LevenbergMarquardt",
@@ -77,6 +93,7 @@ __all__ = [
     "QPLayer",
     "QPSolver",
     "RandomResidualError",
+    "ScipyMinimize",
     "ScipyRoot",
     "ShapeError",
     "SingularJacobianError",

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from . import _tree
 from .eager import solve_eager
-from .implicit import transforms
 from .linear.auto import Auto
 from .linear.base import AbstractLinearSolver
 from .linear.neumann import Neumann
 from .linearise import Request
+from .modes import transforms
 from .solution import Solution
 from .transformed import solve_transformed
 from .truncated import solve_truncated

@@ -8,8 +8,9 @@ from torch import Tensor
 from . import _tree
 from .failures import enforce
 from .forward import Outcome, judge, run, stand_in
-from .implicit import Fence, Limit, attach, forward_mode, plain, saving_is_hooked
+from .implicit import Fence, Limit, attach
 from .linearise import Request, detach, linearise
+from .modes import forward_mode, plain, saving_is_hooked
 from .operators import JacobianOperator
 from .problem import Problem
 from .residuals import equation

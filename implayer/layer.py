@@ -13,9 +13,9 @@ from . import _tree
 from .adjoints import AbstractAdjoint, ImplicitAdjoint
 from .errors import ClosureError, DeviceError, DtypeError, ImplayerError, NotPicklableError, RandomResidualError
 from .failures import OnFailure, describe
-from .implicit import no_autocast, plain, transforms
 from .linear.base import default_tolerance
 from .linearise import Request, detach
+from .modes import no_autocast, plain, transforms
 from .operators import JacobianOperator
 from .problem import Layout, Problem
 from .residuals import with_gauge

@@ -11,9 +11,10 @@ from ._capture import captured_tensors, substituted
 from .errors import ClosureError
 from .failures import enforce
 from .forward import Outcome, judge, run, stand_in
-from .implicit import Below, Descent, Fence, Limit, attach, plain, transform_counts, transforms
+from .implicit import Below, Descent, Fence, Limit, attach
 from .linear.base import AbstractDenseInverse, AbstractInverse
 from .linearise import Request, detach, linearise
+from .modes import plain, transform_counts, transforms
 from .operators import JacobianOperator
 from .problem import Layout, Problem
 from .residuals import equation

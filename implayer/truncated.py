@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from .forward import Outcome, run
-from .implicit import Fence, Limit, MapStep, Unheld, forward_mode, gradient_edge, plain, saving_is_hooked, transforms
+from .implicit import Fence, Limit, MapStep, Unheld, gradient_edge
 from .linear.base import default_tolerance
 from .linear.neumann import Neumann
 from .linearise import Request, detach
+from .modes import forward_mode, plain, saving_is_hooked, transforms
 from .problem import Problem, VectorProblem
 from .residuals import Displacement
 from .solution import Solution, Status

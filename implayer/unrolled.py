@@ -7,8 +7,8 @@ import torch
 from .errors import ImplayerError
 from .failures import enforce
 from .forward import judge, run
-from .implicit import forward_mode, plain, transforms
 from .linearise import Request, detach
+from .modes import forward_mode, plain, transforms
 from .problem import VectorProblem
 from .solution import Solution, Status
 from .solvers.base import AbstractIterativeSolver

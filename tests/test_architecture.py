@@ -22,6 +22,7 @@ FLOORS = {
     "_tree": 0,
     "errors": 0,
     "_capture": 0,
+    "modes": 0,
     "problem": 1,
     "solution": 1,
     "failures": 1,

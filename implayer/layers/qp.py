@@ -9,8 +9,8 @@ from torch import Tensor
 from ..adjoints import AbstractAdjoint
 from ..errors import DeviceError, DtypeError, ShapeError
 from ..failures import OnFailure
-from ..implicit import transforms
 from ..layer import ImplicitLayer
+from ..modes import transforms
 from ..problem import Problem
 from ..solution import Solution
 from ..solvers.qp import QPSolver

@@ -4,10 +4,12 @@ from .anderson import Anderson
 from .base import AbstractIterativeSolver
 from .bisection import Bisection
 from .broyden import Broyden
+from .interior_point import InteriorPoint
 from .levenberg_marquardt import LevenbergMarquardt
 from .newton import Newton
 from .picard import Picard
 from .qp import QPSolver
+from .scipy_minimize import ScipyMinimize
 from .scipy_root import ScipyRoot
 
 __all__ = [
@@ -15,9 +17,11 @@ __all__ = [
     "Anderson",
     "Bisection",
     "Broyden",
+    "InteriorPoint",
     "LevenbergMarquardt",
     "Newton",
     "Picard",
     "QPSolver",
+    "ScipyMinimize",
     "ScipyRoot",
 ]

@@ -1,0 +1,319 @@
+"""`CvxpyLayer`: a parametrised CVXPY problem as a layer, from parameters to variables."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._tree import map_tensors
+from ..adjoints import AbstractAdjoint, ImplicitAdjoint
+from ..errors import DeviceError, DtypeError, ImplayerError, ShapeError, SolveError
+from ..failures import OnFailure
+from ..layer import ImplicitLayer
+from ..linear.sparse_lu import MinimalNormLU
+from ..modes import transforms
+from ..solution import Solution, Status
+from ..solvers.conic import ConicSolver
+from .canonical import canonicalise
+from .cone_program import ConeData, ConeProgram, Point
+from .qp import QPLayer
+
+_METHODS: dict[str, Literal["Clarabel", "SCS"]] = {"clarabel": "Clarabel", "scs": "SCS", "diffcp": "Clarabel"}
+_IGNORED = {"mode", "n_jobs_forward", "n_jobs_backward", "warm_start", "acceleration_lookback", "use_indirect"}
+
+
+class CvxpyLayer(torch.nn.Module):
+    r"""The layer from the parameters of a convex problem to its variables; in place of `cvxpylayers.torch.CvxpyLayer`.
+
+    CVXPY brings the problem, once, into the form
+
+    $$\min_x\ \tfrac12 x^\top P x + q^\top x \quad\text{subject to}\quad A x + s = b,\ s \in K$$
+
+    with P, q, A, b affine in the parameters and K a product of zero, nonnegative, second-order, semidefinite and exponential
+    cones. The derivative is that of the optimality conditions, by a direct factorisation, in every mode and to second order.
+
+    **Arguments**
+
+    - `problem`: a DPP problem with real, continuous variables.
+    - `parameters`: its parameters, in the order in which tensors will come.
+    - `variables`: its variables, or the dual variables of its equalities and inequalities, in the order of the results.
+    - `solver`: "Clarabel" (default) or "SCS", which a Newton step makes exact; `solver_args` of a call may say otherwise.
+    - `adjoint`: how the layer is differentiated; the default takes the derivative of minimal norm where multipliers or
+      auxiliary unknowns are not unique.
+    - `on_failure`: what failed instances do: "raise" (default), "warn", "nan" or "ignore".
+    - `gp`: geometric programs are refused; take logarithms of variables and parameters yourself.
+
+    **Call**: `layer(*tensors, solver_args=None) -> tuple`. Any of the tensors may have one leading batch axis; the others are
+    shared and get the sum of the gradients. `solver_args`: a dict with `solve_method`, `eps`, `max_iters`, or settings of the
+    solver by its own names. Problems are solved in float64, results have the dtype of the tensors.
+
+    **Returns** the variables, each (batch, *shape) or, where no tensor has a batch axis, of its own shape. `solve(...)` gives
+    the `Solution` with the `status` of each instance and, differentiable, `aux["multipliers"]` and `aux["slack"]` of the cones.
+
+    **Raises** `ImplayerError` for a problem that is not DPP, which names the term; `ShapeError`, `DtypeError`, `DeviceError`
+    for tensors that do not fit; `NotConvexError`; `InfeasibleError`, `UnboundedError` or `SolveError` by `on_failure`.
+
+    **Reference** Agrawal et al., "Differentiable Convex Optimization Layers", 2019.
+
+    **Example**
+
+    ```python
+    x, c = cp.Variable(2), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c)), [x >= 0])
+    layer = implayer.CvxpyLayer(problem, parameters=[c], variables=[x])
+    (y,) = layer(torch.tensor([1.0, -1.0], requires_grad=True))     # tensor([1., 0.])
+    ```
+    """
+
+    def __init__(
+        self,
+        problem: Any,
+        parameters: Any,
+        variables: Any,
+        *,
+        solver: str | None = None,
+        adjoint: AbstractAdjoint | None = None,
+        on_failure: OnFailure = "raise",
+        gp: bool = False,
+        solver_args: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        if gp:
+            raise ImplayerError(
+                "`gp=True` is not supported: a geometric program is convex in the logarithms of its variables. Write it in "
+                "those (u = log x), with `cp.log_sum_exp` for sums and the logarithms of the parameters as parameters."
+            )
+        _check_lists(problem, parameters, variables)
+        self.names = tuple(parameter.name() for parameter in parameters)
+        self.shapes = tuple(tuple(parameter.shape) for parameter in parameters)
+        self.canonical = canonicalise(problem, parameters, variables)
+        self.adjoint = ImplicitAdjoint(linear_solver=MinimalNormLU()) if adjoint is None else adjoint
+        self.on_failure: OnFailure = on_failure
+        self.solver_args = {
+            "solve_method": _METHODS.get(str(solver or "Clarabel").lower(), solver),
+            **(solver_args or {}),
+        }
+        self._inner = self._layer({})
+        plain = self.canonical.elimination is not None and self.solver_args == {"solve_method": "Clarabel"}
+        self._qp = QPLayer(adjoint=adjoint, on_failure=on_failure) if plain else None
+
+    def forward(self, *tensors: Any, solver_args: dict[str, Any] | None = None) -> tuple[Tensor, ...]:
+        """The variables at the solution."""
+        call = self._check(tensors)
+        return call.returned(self._variables(self._solved(tensors, call, solver_args).value))
+
+    def solve(self, *tensors: Any, solver_args: dict[str, Any] | None = None) -> Solution:
+        """The same value and gradient, with the status of every instance."""
+        call = self._check(tensors)
+        return self._told(self._solved(tensors, call, solver_args), call)
+
+    def _told(self, solution: Solution, call: "_Call") -> Solution:
+        """The solution of the cone program in the words of the problem."""
+        _, v, rho = solution.value
+        slack = self.canonical.program.cones.project(v, rho)
+        aux = {**(solution.aux or {}), "multipliers": slack - v, "slack": slack}
+        status, norm, steps = call.returned((solution.status, solution.residual_norm, solution.steps))
+        return Solution(call.returned(self._variables(solution.value)), status, norm, steps, call.returned(aux))
+
+    def _solved(self, tensors: Sequence[Any], call: "_Call", solver_args: dict[str, Any] | None) -> Solution:
+        """The solution of the cone program."""
+        wide = [tensor.to(device="cpu", dtype=torch.float64) for tensor in tensors]
+        data = _with_batch(ConeData(*self.canonical.data(wide, call.batched)), call.batch or 1)
+        if call.batch == 0:
+            return self._nothing(data)
+        unit = None
+        try:
+            if self._qp is not None and not solver_args:
+                assert self.canonical.elimination is not None
+                solution = self.canonical.elimination.solve(self._qp, self.canonical.program, data)
+            else:
+                unit = _Units.of(data)
+                inner = self._layer(solver_args) if solver_args else self._inner
+                solution = unit.restored(inner.solve(unit.scaled(data)), self.canonical.program)
+        except SolveError as error:
+            told = error.solution if unit is None else unit.restored(error.solution, self.canonical.program)
+            raise type(error)(self._renamed(str(error), tensors), self._told(told, call)) from None
+        lost = (solution.status == Status.INFEASIBLE) | (solution.status == Status.UNBOUNDED)
+        if self.on_failure in ("raise", "nan"):
+            return solution
+        parts = (torch.where(lost.unsqueeze(-1), part.detach(), part) for part in solution.value)
+        return solution.replace(value=Point(*parts))  # nothing to differentiate where there is no solution
+
+    def _nothing(self, data: ConeData) -> Solution:
+        """The solution of an empty batch."""
+        program, zero = self.canonical.program, sum(part.sum() for part in data)
+        parts = (torch.zeros(0, size) + zero for size in (program.n, program.cones.size, program.cones.exp))
+        none = torch.zeros(0, dtype=torch.int64)
+        return Solution(Point(*parts), none, torch.zeros(0), none, {"redundant": none.bool()})
+
+    def _renamed(self, message: str, tensors: Sequence[Any]) -> str:
+        """The message of the cone program with the names of the parameters."""
+        message = re.sub(r"`(Conic|QP)Solver[^`]*`", "`CvxpyLayer`", message)
+        for name, tensor in zip(self.names, tensors, strict=True) if not transforms() else ():
+            bad = (~torch.isfinite(tensor)).nonzero()
+            if len(bad):
+                index = bad[0].tolist()
+                cause = f"First cause: `{name}` is {float(tensor[tuple(index)]):g}" + (
+                    f" at index {index}" if index else ""
+                )
+                return re.sub(r"First cause: .*? is \S+?( at index \[[^\]]*\])?\.", cause + ".", message)
+        return message
+
+    def _variables(self, z: Point) -> tuple[Tensor, ...]:
+        y = self.canonical.program.cones.project(z.v, z.rho) - z.v if self.canonical.has_duals else z.v
+        return tuple(recover(y if recover.dual else z.x) for recover in self.canonical.recoveries)
+
+    def _layer(self, arguments: dict[str, Any]) -> ImplicitLayer:
+        solver = _conic_solver(self.canonical.program, {**self.solver_args, **arguments})
+        return ImplicitLayer(
+            self.canonical.program, solver, adjoint=self.adjoint, event_ndim=1, on_failure=self.on_failure
+        )
+
+    def _check(self, tensors: Sequence[Any]) -> "_Call":
+        if len(tensors) != len(self.names):
+            names = ", ".join(f"`{name}`" for name in self.names)
+            raise ShapeError(
+                f"the layer got {len(tensors)} tensors; expected {len(self.names)}, one for each parameter: {names or 'none'}."
+            )
+        batched, batch, first = [], None, None
+        for name, shape, tensor in zip(self.names, self.shapes, tensors, strict=True):
+            _check_kind(name, tensor)
+            found = tuple(tensor.shape)
+            if found != shape and (len(found) != len(shape) + 1 or found[1:] != shape):
+                wanted = f"(batch, {str(shape)[1:-1].rstrip(',')})" if shape else "(batch,)"
+                raise ShapeError(f"`{name}` has shape {found}; expected {shape}, or {wanted} with a batch axis.")
+            batched.append(len(found) > len(shape))
+            if batched[-1] and batch not in (None, found[0]):
+                raise ShapeError(
+                    f"`{name}` has a batch axis of {found[0]} but `{first}` one of {batch}; make them equal."
+                )
+            if batched[-1]:
+                batch, first = found[0], first or name
+        return _Call(tuple(batched), batch, *_kind(self.names, tensors))
+
+    def extra_repr(self) -> str:
+        """The parameters and cones."""
+        shapes = ", ".join(f"{name}{list(shape)}" for name, shape in zip(self.names, self.shapes, strict=True))
+        return f"{shapes} -> {[list(r.shape) for r in self.canonical.recoveries]}, {self.canonical.program.cones}"
+
+
+class _Units(NamedTuple):
+    """The sizes of b and q, (batch, 1): x and the slack are measured in the first, multipliers in the second."""
+
+    b: Tensor
+    q: Tensor
+
+    @staticmethod
+    def of(data: ConeData) -> "_Units":
+        """Constants: where they come from is no part of the derivative."""
+
+        def size(part: Tensor) -> Tensor:
+            largest = part.detach().abs().amax(-1, keepdim=True) if part.shape[-1] else part.new_ones(len(part), 1)
+            return torch.where((largest > 0) & torch.isfinite(largest), largest, 1.0)
+
+        return _Units(size(data.b), size(data.q))
+
+    def scaled(self, data: ConeData) -> ConeData:
+        """The program in these units."""
+        return ConeData(data.P * (self.b / self.q), data.q / self.q, data.A, data.b / self.b)
+
+    def restored(self, solution: Solution, program: ConeProgram) -> Solution:
+        """Its solution in those of the problem."""
+        x, v, rho = solution.value
+        s = program.cones.project(v, rho)
+        return solution.replace(value=Point(x * self.b, s * self.b - (s - v) * self.q, rho))
+
+
+class _Call(NamedTuple):
+    """Which tensors of a call have a batch axis, its length, and what the results are to be."""
+
+    batched: tuple[bool, ...]
+    batch: int | None
+    dtype: torch.dtype
+    device: torch.device
+
+    def returned(self, tree: Any) -> Any:
+        """Results as the caller knows tensors: with a batch axis or without, of the dtype and device of the arguments."""
+
+        def returned(entry: Tensor) -> Tensor:
+            entry = entry.squeeze(0) if self.batch is None and entry.ndim else entry
+            return entry.to(device=self.device, dtype=self.dtype if entry.is_floating_point() else entry.dtype)
+
+        return map_tensors(returned, tree)
+
+
+def _with_batch(data: ConeData, batch: int) -> ConeData:
+    """One leaf says how many instances there are, if no parameter that has a batch axis counts."""
+    if batch == 1 or any(len(part) == batch for part in data):
+        return data
+    return data._replace(q=data.q.expand(batch, -1))
+
+
+def _check_lists(problem: Any, parameters: Any, variables: Any) -> None:
+    for name, given in (("parameters", parameters), ("variables", variables)):
+        if not isinstance(given, list | tuple):
+            raise TypeError(f"`{name}` is a {type(given).__name__}; expected a list or tuple.")
+        if len({leaf.id for leaf in given}) != len(given):
+            raise ValueError(f"`{name}` holds something twice; give every one once.")
+    known, given = {p.id: p for p in problem.parameters()}, {p.id: p for p in parameters}
+    strange = [f"`{p.name()}`" for key, p in given.items() if key not in known]
+    missing = [f"`{p.name()}`" for key, p in known.items() if key not in given]
+    if strange or missing:
+        what = [f"holds {', '.join(strange)}, which `problem` does not have"] if strange else []
+        what += [f"lacks {', '.join(missing)} of `problem`"] if missing else []
+        raise ValueError(f"`parameters` {' and '.join(what)}; give exactly the parameters of the problem.")
+
+
+def _check_kind(name: str, tensor: Any) -> None:
+    if not isinstance(tensor, Tensor):
+        raise DtypeError(f"`{name}` is a {type(tensor).__name__}; expected a tensor. Convert with `torch.as_tensor`.")
+    if not tensor.is_floating_point():
+        raise DtypeError(
+            f"`{name}` is {tensor.dtype}; expected a real floating-point tensor. Convert with `.double()`."
+        )
+
+
+def _kind(names: Sequence[str], tensors: Sequence[Any]) -> tuple[torch.dtype, torch.device]:
+    if not tensors:
+        return torch.get_default_dtype(), torch.device("cpu")
+    for name, tensor in zip(names, tensors, strict=True):
+        if tensor.dtype != tensors[0].dtype:
+            raise DtypeError(f"`{name}` is {tensor.dtype} but `{names[0]}` is {tensors[0].dtype}; give all one dtype.")
+        if tensor.device != tensors[0].device:
+            raise DeviceError(
+                f"`{name}` is on {tensor.device} but `{names[0]}` on {tensors[0].device}; use one device."
+            )
+    return tensors[0].dtype, tensors[0].device
+
+
+def _conic_solver(program: Any, arguments: dict[str, Any]) -> ConicSolver:
+    """A solver from the arguments of cvxpylayers, those of our own, or settings of the solver itself."""
+    options = {name: value for name, value in arguments.items() if name not in _IGNORED}
+    asked = str(options.pop("solve_method"))
+    if asked.lower() not in _METHODS:
+        raise ValueError(f"the solver is {asked!r}; expected 'Clarabel' or 'SCS'.")
+    method = _METHODS[asked.lower()]
+    atol = options.pop("eps", 1e-8)
+    steps = options.pop("max_iters", options.pop("max_iter", 200 if method == "Clarabel" else 100_000))
+    _check_settings(method, options)
+    return ConicSolver(program, method, atol, steps, options)
+
+
+def _check_settings(method: str, options: dict[str, Any]) -> None:
+    if method == "Clarabel":
+        import clarabel
+
+        known = {name for name in dir(vars(clarabel)["DefaultSettings"]()) if not name.startswith("_")}
+    else:
+        import scs
+
+        known = set(inspect.signature(scs.SCS.__init__).parameters) | {"scale", "alpha", "rho_x", "time_limit_secs"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ValueError(
+            f"`solver_args` holds {', '.join(map(repr, unknown))}, which {method} does not know. It knows `solve_method`, "
+            f"`eps`, `max_iters` and its own settings: {', '.join(sorted(known))}."
+        )
