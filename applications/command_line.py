@@ -1,5 +1,6 @@
 """All commands of the program, each a dataclass with its help, and what runs it."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -12,9 +13,16 @@ from tyro.extras import SubcommandApp
 from implayer.verify.command import main as verify
 
 from .bench import NAMES
-from .inr.commands import Eval, FitImage, Render, Resume, preset
+from .inr.commands import Eval, FitImage, Render, Resume
+from .mnist_qp.commands import EvalMnistQP, ResumeMnistQP, TrainMnistQP
+from .shared.errors import InputError
+from .shared.options import RunOptions, preset
+from .shared.run_folder import CONFIG, RunFolder
 
-_DESCRIPTION = "Implicit layers at work: fit pictures, draw them at any size, verify layers, measure."
+_DESCRIPTION = "Implicit layers at work: fit pictures, train networks, verify layers, measure."
+# What goes on with a run and evaluates it depends on what the run is; pictures are the default.
+_RESUME: dict[str, Any] = {"image": Resume, "mnist-qp": ResumeMnistQP}
+_EVAL: dict[str, Any] = {"image": Eval, "mnist-qp": EvalMnistQP}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +86,57 @@ class Bench:
     """What to measure."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Make a figure of a paper anew: a picture and the numbers in it. Peers join where they are installed.
+
+    idl-fig3 and idl-fig4 are of "Implicitly Defined Layers in Neural Networks": the learning curves of the digits
+    network, and the time of its QP layer over the number of its parameters.
+
+    Examples:
+
+        implayer reproduce idl-fig3 --out runs/idl-fig3
+
+        implayer reproduce idl-fig4 --trials 20
+    """
+
+    name: tyro.conf.Positional[Literal["idl-fig3", "idl-fig4"]]
+    """What to reproduce."""
+    out: Path | None = None
+    """Folder for runs, picture and numbers; None is runs/NAME. What is there already is gone on with."""
+    epochs: int = 15
+    """Of idl-fig3 (paper: 15)."""
+    trials: int = 100
+    """Of idl-fig4, for each size (paper: 500)."""
+    samples: int = 0
+    """idl-fig3 trains on the first so many digits; 0 is all of them."""
+    seed: int = 0
+    """Of weights and data."""
+    threads: int | None = None
+    """Of the CPU; None leaves torch's choice."""
+    data: Path | None = None
+    """Data root; None is the environment variable IMPLAYER_DATA, or a cache folder."""
+    quiet: bool = False
+    """No progress; the result is printed all the same."""
+
+
 def parse(arguments: list[str]) -> Callable[[], int | None]:
     """The command that the arguments name, ready to be called. Wrong ones end the program with exit code 2."""
     preset.set(_chosen_preset(arguments))
     fit = SubcommandApp()
-    commands: tuple[Any, ...] = (Render, Resume, Eval, Demo, Verify, Doctor, Bench)
     image: Any = FitImage
     fit.command(image, name="image")
+    train = SubcommandApp()
+    digits: Any = TrainMnistQP
+    train.command(digits, name="mnist-qp")
     app = SubcommandApp()
     app.command(fit, name="fit", help="Fit a network to a signal.")
-    for command in commands:
-        app.command(command, name=command.__name__.lower())
+    app.command(train, name="train", help="Train a network with an implicit layer.")
+    kind = _task_of_run(arguments)
+    commands: dict[str, Any] = {"render": Render, "resume": _RESUME.get(kind, Resume), "eval": _EVAL.get(kind, Eval)}
+    commands |= {command.__name__.lower(): command for command in (Demo, Reproduce, Verify, Doctor, Bench)}
+    for name, command in commands.items():
+        app.command(command, name=name)
     return partial(_run, app.cli(prog="implayer", description=_DESCRIPTION, args=arguments))
 
 
@@ -102,6 +150,17 @@ def _run(command: Any) -> int | None:
         from .inr import render
 
         render.render(command) if isinstance(command, Render) else render.evaluate(command)
+    elif isinstance(command, TrainMnistQP | ResumeMnistQP | EvalMnistQP):
+        _run_digits(command)
+    elif isinstance(command, Reproduce):
+        from .mnist_qp.reproduce import learning_curves, runtimes
+
+        options = RunOptions(quiet=command.quiet, threads=command.threads, device="cpu")
+        out = command.out or Path("runs") / command.name
+        if command.name == "idl-fig3":
+            learning_curves(out, options, command.data, command.epochs, command.samples, command.seed)
+        else:
+            runtimes(out, options, command.trials, command.seed)
     elif isinstance(command, Demo):
         from .inr.demo import demo
 
@@ -117,6 +176,27 @@ def _run(command: Any) -> int | None:
 
         return run_bench(command.name, [])
     return None
+
+
+def _run_digits(command: TrainMnistQP | ResumeMnistQP | EvalMnistQP) -> None:
+    from .mnist_qp import train
+
+    if isinstance(command, TrainMnistQP):
+        train.train_digits(command)
+    elif isinstance(command, ResumeMnistQP):
+        train.resume_digits(command)
+    else:
+        train.evaluate_digits(command)
+
+
+def _task_of_run(arguments: list[str]) -> str:
+    """The task of the run that `resume` or `eval` is given: it decides which options there are."""
+    if arguments[:1] in (["resume"], ["eval"]):
+        for path in (Path(argument) for argument in arguments[1:]):
+            if (path / CONFIG).is_file():
+                with contextlib.suppress(InputError):  # which the command itself reports
+                    return RunFolder(path).read_config()[0]
+    return "image"
 
 
 def _chosen_preset(arguments: list[str]) -> str:

@@ -12,7 +12,7 @@ from .shared.data import VARIABLE, data_root
 
 _PACKAGES = ("implayer", "torch", "numpy", "scipy", "cvxpy", "hypothesis", "safetensors", "tyro", "rich")
 _EXTRAS = {"apps": {"matplotlib": "matplotlib", "pillow": "PIL", "scikit-image": "skimage"}}
-_SETS = {"images/kodak": "Kodak pictures", "images/text": "text pictures"}
+_SETS = {"images/kodak": "Kodak pictures", "images/text": "text pictures", "mnist": "MNIST digits"}
 
 
 def doctor(data: Path | None) -> int:

@@ -1,31 +1,15 @@
 """The commands for pictures: each dataclass is a command line, its help, and what the program receives."""
 
 import dataclasses
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
+from ..shared.options import RunOptions, changes_of, preset
 from .config import PRESETS, ImageConfig
 
 MAX_PIXELS = 100_000_000  # of a file before it is decoded: a colour picture of so many takes 300 MB
-
-preset: ContextVar[str] = ContextVar("preset", default="default")  # whose values are the defaults of `fit image`
-
-
-@dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """How a run is carried out. None of it changes its numbers, except threads and device in the last digits."""
-
-    quiet: bool = False
-    """No progress and no summary; errors and warnings remain."""
-    threads: int | None = None
-    """Of the CPU; None leaves torch's choice. A resumed run uses as many as it started with."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps, or auto: a CUDA device where there is one."""
-    checkpoint_seconds: float = 10.0
-    """Between checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,19 +39,14 @@ class FitImage:
     """Larger files are refused before they are decoded."""
 
 
-def _changes() -> type:
-    """Every field of the configuration once more, as an option that is not given by default."""
-    note = tyro.conf.arg(help="As for `fit image`.")
-    fields = [(field.name, Annotated[field.type | None, note], None) for field in dataclasses.fields(ImageConfig)]  # type: ignore[operator]
-    return dataclasses.make_dataclass("Changes", fields, frozen=True)
-
-
-Changes: Any = _changes()
+Changes: Any = changes_of(ImageConfig, "fit image")
 
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
     """Go on with a run that was interrupted or killed; it ends as it would have without that.
+
+    These are the options for a picture; `implayer resume RUN --help` lists those for the run that it names.
 
     Examples:
 

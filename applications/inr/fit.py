@@ -15,23 +15,27 @@ from ..shared.checkpoint import (
     under_prefix,
     with_prefix,
 )
+from ..shared.devices import choose_device, set_threads
 from ..shared.errors import CheckpointError, InputError, Interrupted
 from ..shared.figures import draw_comparison, draw_curves
 from ..shared.metrics import psnr, squared_error
+from ..shared.options import RunOptions, given
 from ..shared.pictures import Picture, write_picture
 from ..shared.progress import Reporter
 from ..shared.run_folder import RunFolder, create_run, free_name, open_run, refuse_changes, versions
 from ..shared.training import AbstractTask, Record, restore, train
-from .commands import FitImage, Resume, RunOptions
+from .commands import FitImage, Resume
 from .config import IMPLICIT, ImageConfig
 from .grid import grid
 from .model import build_model
-from .options import TASK, StoredRun, check, choose_device, load_picture, read_run, set_threads
+from .options import TASK, StoredRun, check, load_picture, read_run
 from .render import draw
 
 
 class PictureTask(AbstractTask):
     """All pixels of one picture, mean square error, Adam."""
+
+    remedy = "the map of the layer is no contraction any more: use `--norm spectral`"
 
     def __init__(self, config: ImageConfig, picture: Picture, device: torch.device):
         self.config, self.device = config, device
@@ -123,7 +127,7 @@ def resume(command: Resume) -> RunFolder:
     """Go on with a run from its last checkpoint; it ends as it would have without the interruption."""
     folder, options = open_run(command.run), command.options
     stored = read_run(folder)
-    changes = {name: value for name, value in dataclasses.asdict(command.changes).items() if value is not None}
+    changes = given(command.changes)
     lasting = {name: value for name, value in changes.items() if name != "steps"}  # more steps are no other run
     refuse_changes(dataclasses.asdict(stored.config), lasting, allow=command.allow_config_change)
     config = dataclasses.replace(stored.config, **changes)

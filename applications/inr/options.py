@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import torch
-
 from ..shared.data import data_root, find_file
 from ..shared.errors import InputError, RunFolderError
 from ..shared.pictures import Picture, camera, read_picture, shrink
@@ -48,29 +46,6 @@ def check(config: ImageConfig) -> None:
     for name in ("learning_rate", "norm_target", "tolerance"):
         if not getattr(config, name) > 0:
             raise InputError(f"`--{name.replace('_', '-')}` is {getattr(config, name)}; expected a positive number.")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name, if it is there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"`--device {name}` cannot be used ({str(error).splitlines()[0]}); `cpu` always can."
-        ) from error
-    return device
-
-
-def set_threads(threads: int | None) -> int:
-    """Use that many threads of the CPU; returns how many are used."""
-    if threads is not None:
-        if threads < 1:
-            raise InputError(f"`--threads` is {threads}; expected at least 1.")
-        torch.set_num_threads(threads)
-    return torch.get_num_threads()
 
 
 def load_picture(source: str, size: int, data: Path | None, max_pixels: int) -> tuple[Picture, str]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..shared.checkpoint import load_tensors, load_weights, under_prefix
+from ..shared.devices import choose_device, set_threads
 from ..shared.errors import InputError
 from ..shared.files import refuse_irregular
 from ..shared.metrics import psnr, squared_error
@@ -14,7 +15,7 @@ from ..shared.run_folder import RunFolder, open_run
 from .commands import Eval, Render
 from .grid import grid
 from .model import TILE, AbstractNetwork, build_model
-from .options import StoredRun, choose_device, load_picture, read_run, set_threads
+from .options import StoredRun, load_picture, read_run
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,46 @@ from .files import write_atomically
 _ERROR_RANGE = (
     0.1  # of the colour scale of error maps, in units of the full range: equal for all runs, so that they compare
 )
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve; those of a group share a colour."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    group: str
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves in one pair of axes."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    lines: Sequence[Line]
+    log_x: bool = False
+    log_y: bool = False
+
+
+def draw_lines(path: Path, panels: Sequence[Panel]) -> None:
+    """Panels side by side, each with a legend."""
+    figure, axes = _subplots(1, len(panels), (4.8 * len(panels), 3.6))
+    groups = list(dict.fromkeys(line.group for panel in panels for line in panel.lines))
+    for panel, each in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
+        for line in panel.lines:
+            marker, style = ("", "--") if line.dashed else ("o", "-")
+            colour = f"C{groups.index(line.group)}"
+            each.plot(line.x, line.y, style, marker=marker, markersize=3, color=colour, label=line.label, linewidth=1)
+        each.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
+        each.set_xscale("log" if panel.log_x else "linear")
+        each.set_yscale("log" if panel.log_y else "linear")
+        each.grid(alpha=0.3)
+        each.legend(fontsize="small")
+    _save(figure, path)
 
 
 def draw_curves(path: Path, history: dict[str, list[float]]) -> None:

@@ -65,7 +65,7 @@ class RunFolder:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunFolderError(
-                f"`{self.path}` holds no run: `{name}` is missing. Expected a folder that `implayer fit` wrote."
+                f"`{self.path}` holds no run: `{name}` is missing. Expected a folder that `implayer fit` or `train` wrote."
             ) from error
         except (OSError, ValueError) as error:
             raise RunFolderError(f"`{self.path / name}` cannot be read: {error}.") from error
@@ -101,7 +101,9 @@ def create_run(out: Path, *, overwrite: bool = False) -> RunFolder:
 def open_run(path: Path) -> RunFolder:
     """An existing run. What a killed process left half written is removed."""
     if not path.is_dir():
-        raise RunFolderError(f"`{path}` is no folder; expected a run that `implayer fit` wrote{_neighbours(path)}.")
+        raise RunFolderError(
+            f"`{path}` is no folder; expected a run that `implayer fit` or `train` wrote{_neighbours(path)}."
+        )
     if os.access(path, os.W_OK):
         remove_strays(path)
     return RunFolder(path)

@@ -29,10 +29,11 @@ class AbstractTask(abc.ABC):
     """What the loop trains."""
 
     device: torch.device
+    remedy: str  # what a loss that became NaN may come from besides the learning rate, and what helps
 
     @abc.abstractmethod
     def step(self) -> dict[str, float]:
-        """One optimiser step; its figures, `loss` among them, of the weights before it."""
+        """One optimiser step; its figures, `loss` among them, of the weights before it. Some may come now and then."""
 
     @abc.abstractmethod
     def state(self) -> dict[str, Tensor]:
@@ -50,7 +51,7 @@ class Record:
     step: int = 0
     seconds: float = 0.0  # of training, over all sessions of the run
     peak_memory_mb: float = 0.0
-    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # one entry a step
+    history: dict[str, list[float]] = dataclasses.field(default_factory=dict)  # one entry a step that gave one
     step_ms: list[float] = dataclasses.field(default_factory=list)
 
     def add(self, figures: dict[str, float], seconds: float) -> None:
@@ -112,9 +113,9 @@ def train(
             begin = time.perf_counter()
             figures = task.step()
             _synchronise(task.device)
-            _require_finite(figures, record.step + 1, folder)
+            _require_finite(figures, record.step + 1, folder, task.remedy)
             record.add(figures, time.perf_counter() - begin)
-            reporter.update(record.step, _text(figures, record))
+            reporter.update(record.step, _text(record))
             last = record.step == steps or stop.asked
             if last or time.monotonic() - saved >= interval:
                 record.peak_memory_mb = memory.pause()
@@ -155,13 +156,12 @@ def _save_or_warn(task: AbstractTask, folder: RunFolder, record: Record, reporte
         reporter.note(f"warning: {error} Training goes on.")
 
 
-def _require_finite(figures: dict[str, float], step: int, folder: RunFolder) -> None:
+def _require_finite(figures: dict[str, float], step: int, folder: RunFolder, remedy: str) -> None:
     for name, value in figures.items():
         if not math.isfinite(value):
             raise NonfiniteError(
                 f"`{name}` became {value} at step {step}. Likely causes: (a) the learning rate is too large, "
-                f"(b) the map of the layer is no contraction any more: use `--norm spectral`. "
-                f"The last checkpoint in `{folder.path}` is intact."
+                f"(b) {remedy}. The last checkpoint in `{folder.path}` is intact."
             )
 
 
@@ -170,8 +170,9 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _text(figures: dict[str, float], record: Record) -> str:
+def _text(record: Record) -> str:
+    latest = {name: values[-1] for name, values in record.history.items()}
     shown = "  ".join(
-        f"{name} {value:.5g}" if name == "loss" else f"{name} {value:.2f}" for name, value in figures.items()
+        f"{name} {value:.5g}" if name == "loss" else f"{name} {value:.2f}" for name, value in latest.items()
     )
     return f"{shown}  {record.step_ms[-1]:.0f} ms/step"

@@ -1,0 +1,1 @@
+"""Handwritten digits through a quadratic program: two linear maps, a QP layer, softmax."""
