@@ -86,7 +86,8 @@ def linearise(
     if singular is None or not bool(singular.any()):
         warn_ill_conditioned(inverse.condition, request.on_failure, outcome.layout.dtype)
         return inverse, outcome, None
-    newly = singular & (outcome.status == Status.CONVERGED)
+    # A solver that says DEGENERATE and hands over no inverse has not said what the derivative is.
+    newly = singular & ((outcome.status == Status.CONVERGED) | (outcome.status == Status.DEGENERATE))
     if bool(newly.any()):
         status = torch.where(newly, torch.full_like(outcome.status, Status.SINGULAR), outcome.status)
         outcome = replace(outcome, status=status)

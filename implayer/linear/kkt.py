@@ -107,14 +107,14 @@ def freeze_kkt(
         small = _small(hessian, rows, active)
         if small is not None:
             return small
-    factor, penalty = (lower, None) if lower is not None else _hessian_factor(hessian, rows, active)
+    none = torch.zeros(samples, dtype=torch.bool, device=active.device)
+    factor, penalty, singular = (lower, None, none) if lower is not None else _hessian_factor(hessian, rows, active)
     whitened = _whitened(factor, rows, active) if white is None else white * active.unsqueeze(-2)
     gram = whitened.mT @ whitened
     gram = gram + torch.diag_embed((~active).to(gram.dtype))
     schur, info = torch.linalg.cholesky_ex(gram)
     redundant = _badly_conditioned(schur, info)
-    none = torch.zeros_like(redundant)
-    inverse = KKTInverse(factor, whitened, schur, hessian, rows, active, none, penalty)
+    inverse = KKTInverse(factor, whitened, schur, hessian, rows, active, singular, penalty)
     return _with_pseudo_inverse(inverse, redundant) if bool(redundant.any()) else inverse
 
 
@@ -153,27 +153,30 @@ def _badly_conditioned(lower: Tensor, info: Tensor) -> Tensor:
     return (info > 0) | ~(small > limit * large)
 
 
-def _hessian_factor(hessian: Tensor, rows: Tensor, active: Tensor) -> tuple[Tensor, Tensor | None]:
-    """L of Q, or of Q + rho C' D C where Q has none, and rho."""
+def _hessian_factor(hessian: Tensor, rows: Tensor, active: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """L of Q, or of Q + rho C' D C where Q has none; rho; and the samples where neither exists: y is not unique."""
     samples, n = active.shape[0], hessian.shape[-1]
     factor, info = torch.linalg.cholesky_ex(hessian[:1] if hessian.stride(0) == 0 else hessian)
     bad = _badly_conditioned(factor, info).expand(samples)
     factor = factor.expand(samples, n, n)
-    return _penalised(hessian, rows, active, factor, bad) if bool(bad.any()) else (factor, None)
+    return _penalised(hessian, rows, active, factor, bad) if bool(bad.any()) else (factor, None, bad)
 
 
-def _penalised(hessian: Tensor, rows: Tensor, active: Tensor, lower: Tensor, bad: Tensor) -> tuple[Tensor, Tensor]:
+def _penalised(
+    hessian: Tensor, rows: Tensor, active: Tensor, lower: Tensor, bad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     index = bad.nonzero().squeeze(-1)
     q, held = hessian[index], torch.where(active[index].unsqueeze(-1), rows[index], 0)
     outer = held.mT @ held
     size, weight = q.abs().amax((-2, -1)), outer.abs().amax((-2, -1))
     penalty = _PENALTY * torch.where(size > 0, size, 1) / torch.where(weight > 0, weight, 1)
-    factor, _ = torch.linalg.cholesky_ex(q + penalty[:, None, None] * outer)
-    diagonal = factor.diagonal(dim1=-2, dim2=-1)
-    harmless = torch.diag_embed(torch.where(diagonal > 0, diagonal, 1))
-    factor = torch.where((diagonal > 0).all(-1)[:, None, None] & factor.isfinite().all(), factor, harmless)
+    factor, info = torch.linalg.cholesky_ex(q + penalty[:, None, None] * outer)
+    flat = _badly_conditioned(factor, info)
+    identity = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
+    factor = torch.where(flat[:, None, None], identity, factor)
     lower = lower.clone(memory_format=torch.contiguous_format).index_copy(0, index, factor)
-    return lower, hessian.new_zeros(len(active)).index_copy(0, index, penalty)
+    weight = hessian.new_zeros(len(active)).index_copy(0, index, penalty)
+    return lower, weight, torch.zeros_like(bad).index_copy(0, index, flat)
 
 
 def _with_pseudo_inverse(inverse: KKTInverse, redundant: Tensor) -> KKTInverse:

@@ -291,7 +291,7 @@ def _is_answer(error: Exception, layer: Any) -> bool:
     """An error that says "not supported". Ours promise a type for it; of other layers torch says so, by RuntimeErrors."""
     if isinstance(error, SolveError):
         return False
-    kinds = ImplayerError if isinstance(layer, ImplicitLayer) else ImplayerError | RuntimeError | NotImplementedError
+    kinds = ImplayerError if isinstance(layer, ImplicitLayer) else ImplayerError | RuntimeError
     return isinstance(error, kinds)
 
 

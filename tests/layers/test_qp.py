@@ -13,7 +13,14 @@ from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from implayer import ShapeError, SolveError, Status
-from implayer.errors import DegenerateWarning, DtypeError, InfeasibleError, NotConvexError, UnboundedError
+from implayer.errors import (
+    DegenerateWarning,
+    DtypeError,
+    InfeasibleError,
+    NotConvexError,
+    SingularJacobianError,
+    UnboundedError,
+)
 from implayer.layers.qp import QPLayer, arranged
 from implayer.solvers.qp import QPSolver
 from implayer.verify import certify, check_layer
@@ -415,3 +422,16 @@ def test_every_eager_way_to_a_second_derivative():
         leaf = zero.clone().requires_grad_()
         tangent = forward_ad.unpack_dual(f(forward_ad.make_dual(leaf, one))).tangent
         agrees(torch.autograd.grad(tangent, leaf)[0])
+
+
+def test_no_silent_derivative_where_the_solution_is_not_unique_or_its_inverse_is_not_at_hand():
+    layer, q = QPLayer(), torch.tensor([-1.0, 0.0])
+    flat = torch.diag(torch.tensor([1.0, 0.0]))  # any second entry is a minimiser
+    with pytest.raises(SingularJacobianError):
+        layer(flat, q.clone().requires_grad_())
+    box = torch.cat([torch.eye(2), -torch.eye(2)])
+    with pytest.raises(SingularJacobianError):
+        layer(torch.zeros(2, 2), q.clone().requires_grad_(), G=box, h=torch.ones(4))
+    twice = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    with pytest.raises(SingularJacobianError), pytest.warns(DegenerateWarning):
+        jacrev(lambda q: layer(torch.eye(2), q, G=twice, h=torch.zeros(2)))(torch.tensor([-1.0, -1.0]))
