@@ -9,32 +9,27 @@ from importlib import metadata
 import torch
 import tyro
 
+from .asked import Asked
 from .systems import JAX, TORCH
 from .timing import Problem, Row, measure
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Asked):
     """Roots of y + tanh(W y) / 2 - x: milliseconds forward and backward, errors, and ratios, in one run."""
 
     sizes: str = "1x8,64x8,64x64,1024x64,16x256"
-    """Samples x unknowns, separated by commas."""
     systems: str = ",".join([*TORCH, *JAX])
-    """Which systems, separated by commas."""
-    reps: int = 7
-    """Repetitions, of which the median is printed."""
-    threads: int = 1
-    """Threads of torch."""
 
 
 def main(arguments: list[str]) -> int:
     """Run with command-line arguments; returns the exit code."""
     options = tyro.cli(Options, args=arguments, prog="implayer bench core")
-    prepare(options.threads)
-    for size in options.sizes.split(","):
-        batch, n = (int(part) for part in size.split("x"))
+    sizes, systems = options.shapes("64x8"), options.names([*TORCH, *JAX])
+    prepare(options.checked().threads)
+    for batch, n in sizes:
         print(f"\n{batch} x {n}")
-        rows = measure(options.systems.split(","), Problem.make("root", batch, n), options.reps, print)
+        rows = measure(systems, Problem.make("root", batch, n), options.reps, print)
         show(rows)
         _ratios(rows)
     return 0

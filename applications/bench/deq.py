@@ -8,24 +8,20 @@ import torch
 import tyro
 
 from ..shared.memory import PeakMemory
+from .asked import Asked
 from .core import prepare, show
+from .systems import JAX, TORCH
 from .timing import Problem, measure, torch_call
 
 OURS = "implayer Picard + BiCGSTAB"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Asked):
     """Forward and backward of an equilibrium to 1e-9, errors, peak memory, and the ratio to TorchDEQ, in one run."""
 
     sizes: str = "64x256,1024x64"
-    """Samples x unknowns, separated by commas."""
     systems: str = "implayer Picard + BiCGSTAB,implayer Anderson + GMRES,handwritten,torchdeq,jaxopt,optimistix"
-    """Which systems, separated by commas."""
-    reps: int = 7
-    """Repetitions, of which the median is printed."""
-    threads: int = 1
-    """Threads of torch."""
     memory_of: str = ""
     """Used by itself: print the growth of peak memory of one system alone."""
 
@@ -33,13 +29,13 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run with command-line arguments; returns the exit code."""
     options = tyro.cli(Options, args=arguments, prog="implayer bench deq")
-    sizes = [tuple(int(part) for part in size.split("x")) for size in options.sizes.split(",")]
+    sizes, systems = options.shapes("64x256"), options.names([*TORCH, *JAX])
     if options.memory_of:
         return _print_memory(options.memory_of, *sizes[0])
-    prepare(options.threads)
+    prepare(options.checked().threads)
     for batch, n in sizes:
         print(f"\n{batch} x {n}")
-        rows = measure(options.systems.split(","), Problem.make("deq", batch, n), options.reps, print)
+        rows = measure(systems, Problem.make("deq", batch, n), options.reps, print)
         show(rows)
         found = {row.name: row for row in rows}
         if OURS in found and "torchdeq" in found:
