@@ -49,6 +49,14 @@ def _run(arguments: list[str]) -> int:
         return _complain(f"this needs the package `{package}`: pip install 'implayer[apps]'", USAGE)
     except ImplayerError as error:
         return _complain(error, FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if (
+            not isinstance(error, MemoryError)
+            and "allocate memory" not in str(error)
+            and "out of memory" not in str(error)
+        ):
+            raise
+        return _complain(f"the memory does not suffice ({str(error).splitlines()[0]}); choose smaller sizes.", FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted; what was saved before is intact", INTERRUPTED)
     except BrokenPipeError:  # `implayer ... | head`

@@ -136,6 +136,8 @@ class _Solved:
 
     outcome: Any = None
     levels: list[int] = field(default_factory=list)
+    carried: Any = None  # the solver's own inverse, if it is one that travels
+    factors: tuple[Tensor, ...] = ()
 
     @property
     def y(self) -> Tensor:
@@ -164,7 +166,9 @@ def _solve_below(request: Request, lifted: _Lifted) -> _Solved:
             outcome = run(problem, request.solver)
         samples = outcome.layout.samples
         flows = {k: v for k, v in outcome.aux.items() if isinstance(v, Tensor) and v.ndim and v.shape[0] == samples}
-        notes.update(layout=outcome.layout, aux=outcome.aux, flows=tuple(flows), inverse=outcome.inverse,
+        carried = outcome.inverse if getattr(outcome.inverse, "travels", False) else None
+        factors = () if carried is None else carried.tensors
+        notes.update(layout=outcome.layout, aux=outcome.aux, flows=tuple(flows), carried=carried, factors=len(factors),
                      judged=outcome.judged, added=descent.batch)  # fmt: skip
         status = outcome.status if outcome.status is not None else torch.full((samples,), -1, device=outcome.y.device)
         norm = (
@@ -172,13 +176,15 @@ def _solve_below(request: Request, lifted: _Lifted) -> _Solved:
             if outcome.residual_norm is not None
             else torch.full_like(outcome.y[:, :1].sum(-1), -1)
         )
-        return outcome.y, status, norm, outcome.steps, *flows.values()
+        return outcome.y, status, norm, outcome.steps, *factors, *flows.values()
 
     descent = Descent(run_below, lifted.function, len(lifted.tensors))
-    y, status, norm, steps, *flows = Below.apply(descent, *lifted.tensors, *start)
+    y, status, norm, steps, *rest = Below.apply(descent, *lifted.tensors, *start)
+    factors, flows = rest[: notes["factors"]], rest[notes["factors"] :]
     layout = notes["layout"].with_batch(notes["layout"].batch[len(notes["added"]) :])
     aux = {**notes["aux"], **dict(zip(notes["flows"], flows, strict=True))}
-    return _Solved(Outcome(layout, y, status, norm, steps, aux, judged=notes["judged"]), descent.levels)
+    outcome = Outcome(layout, y, status, norm, steps, aux, judged=notes["judged"])
+    return _Solved(outcome, descent.levels, notes["carried"], tuple(factors))
 
 
 # ------------------------------------------------------------------------------------------------- second descent
@@ -207,16 +213,19 @@ def _settle_below(request: Request, lifted: _Lifted, solved: _Solved) -> _Settle
     def run_below(descent: Descent, *tensors: Tensor) -> tuple[Tensor, ...]:
         batch = (*descent.batch, *layout.batch)
         below = layout.with_batch(batch)
-        y, status, norm, steps = (t.flatten(0, len(descent.batch)) for t in tensors[count:])
+        y, status, norm, steps, *factors = (t.flatten(0, len(descent.batch)) for t in tensors[count:])
+        inverse = None if solved.carried is None else solved.carried.arrived(tuple(factors))
         problem = detach(lifted.problem(request, descent, tensors[:count], below.unpack(y)))
         with plain(y.device):
-            outcome = Outcome(below, y, status if judged else _told(status), norm, steps, {}, judged=judged)
+            told = status if judged else _told(status)
+            outcome = Outcome(below, y, told, norm, steps, {}, inverse, judged=judged)
             return _settle(request, problem, outcome, notes)
 
     descent = Descent(run_below, lifted.function, count)
     outputs = Below.apply(
-        descent, *lifted.tensors, solved.y, solved.outcome.status, solved.outcome.residual_norm, solved.outcome.steps
-    )
+        descent, *lifted.tensors, solved.y, solved.outcome.status, solved.outcome.residual_norm, solved.outcome.steps,
+        *solved.factors,
+    )  # fmt: skip
     status, norm, start, bad, failed, swapped, *rest = outputs
     inverse = notes["inverse"]
     factors, x = rest[: notes["factors"]], rest[notes["factors"] :]

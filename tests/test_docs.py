@@ -13,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("docs/_build/", "docs/auto_examples/", "docs/reference/generated/")
-NESTED = {"fit", "train", "compare", "bench"}  # their next word is a subcommand too
+NESTED = {"fit", "train", "compare", "bench", "reproduce"}  # their next word is a subcommand too
 
 
 def pages() -> list[Path]:

@@ -5,7 +5,8 @@ import importlib
 
 from ..shared.errors import InputError
 
-NAMES = ("core", "deq", "inr-image", "qp")
+NAMES = ("core", "cvxpy", "deq", "inr-image", "qp")
+MODULES = {"cvxpy": "convex"}  # under its own name it would hide the package
 
 
 def run_bench(name: str, arguments: list[str]) -> int:
@@ -14,4 +15,4 @@ def run_bench(name: str, arguments: list[str]) -> int:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; perhaps `{near[0]}`" if near else ""
         raise InputError(f"there is no benchmark `{name}`; expected one of {', '.join(NAMES)}{hint}.")
-    return importlib.import_module(f".{name.replace('-', '_')}", __package__).main(arguments) or 0
+    return importlib.import_module(f".{MODULES.get(name, name).replace('-', '_')}", __package__).main(arguments) or 0

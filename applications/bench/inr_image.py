@@ -16,9 +16,9 @@ import tyro
 from torch import Tensor, nn
 
 from ..inr.config import ImageConfig
+from ..inr.draw import draw
 from ..inr.fit import PictureTask
 from ..inr.grid import grid
-from ..inr.render import draw
 from ..shared.memory import PeakMemory
 from ..shared.metrics import psnr, squared_error
 from ..shared.pictures import camera, shrink

@@ -2,18 +2,20 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
-from ..shared.options import RunOptions, changes_of, preset
+from ..shared.command import Command, lazily
+from ..shared.options import AbstractNewRun, AbstractResume, AbstractRunCommand, changes_of, of_preset
 from .config import PRESETS, ImageConfig
 
+TASK = "image"
 MAX_PIXELS = 100_000_000  # of a file before it is decoded: a colour picture of so many takes 300 MB
 
 
-@dataclasses.dataclass(frozen=True)
-class FitImage:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitImage(AbstractNewRun):
     """Fit a network to a picture.
 
     Examples:
@@ -25,16 +27,7 @@ class FitImage:
 
     picture: tyro.conf.Positional[str]
     """A picture file, one of the data root by its name (kodim05.png), or camera."""
-    config: tyro.conf.OmitArgPrefixes[ImageConfig] = dataclasses.field(default_factory=lambda: PRESETS[preset.get()])
-    options: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
-    preset: Literal["default", "smoke", "paper"] = "default"
-    """The values that hold where no other option is given."""
-    out: Path | None = None
-    """Folder of the run; None is a free name under runs/."""
-    overwrite: bool = False
-    """Replace a run that is in --out already."""
-    data: Path | None = None
-    """Data root; None is the environment variable IMPLAYER_DATA, or a cache folder."""
+    config: tyro.conf.OmitArgPrefixes[ImageConfig] = dataclasses.field(default_factory=of_preset(PRESETS))
     max_pixels: int = MAX_PIXELS
     """Larger files are refused before they are decoded."""
 
@@ -42,8 +35,8 @@ class FitImage:
 Changes: Any = changes_of(ImageConfig, "fit image")
 
 
-@dataclasses.dataclass(frozen=True)
-class Resume:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resume(AbstractResume):
     """Go on with a run that was interrupted or killed; it ends as it would have without that.
 
     These are the options for a picture; `implayer resume RUN --help` lists those for the run that it names.
@@ -55,37 +48,54 @@ class Resume:
         implayer resume runs/photo --steps 4000
     """
 
-    run: tyro.conf.Positional[Path]
-    """Folder of the run."""
     changes: tyro.conf.OmitArgPrefixes[Changes] = dataclasses.field(default_factory=Changes)  # type: ignore[valid-type]
-    options: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
-    allow_config_change: bool = False
-    """Go on although options differ from those of the run (more --steps are always allowed)."""
+    """What decides the numbers of the run, where it shall differ from now on."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Render:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Render(AbstractRunCommand):
     """Draw the model of a run at any resolution.
 
     Example: implayer render runs/photo --size 2048
     """
 
-    run: tyro.conf.Positional[Path]
-    """Folder of the run."""
     size: int = 1024
     """Longer side in pixels."""
     out: Path | None = None
     """A PNG file; None is a name in the folder of the run."""
-    options: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
 
 
-@dataclasses.dataclass(frozen=True)
-class Eval:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Eval(AbstractRunCommand):
     """Compute the figures of a run anew from its saved weights.
 
     Example: implayer eval runs/photo
     """
 
-    run: tyro.conf.Positional[Path]
-    """Folder of the run."""
-    options: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Fit the camera picture with an implicit and an explicit network under the same settings, and compare them.
+
+    Also checks the gradients of the layer. Takes about two minutes on two cores.
+    """
+
+    out: Path = Path("runs/demo")
+    """Folder for the runs and the picture; a former demo there is replaced."""
+    size: int = 128
+    """Longer side of the picture in pixels."""
+    steps: int = 200
+    """Optimiser steps of each fit."""
+    threads: int | None = None
+    """Of the CPU; None leaves torch's choice."""
+    quiet: bool = False
+    """No progress; the table is printed all the same."""
+
+
+COMMANDS = (
+    Command(("fit", "image"), FitImage, lazily("inr.fit:fit")),
+    Command(("render",), Render, lazily("inr.render:render"), TASK),
+    Command(("resume",), Resume, lazily("inr.fit:resume"), TASK),
+    Command(("eval",), Eval, lazily("inr.render:evaluate"), TASK),
+    Command(("demo",), Demo, lazily("inr.demo:demo")),
+)

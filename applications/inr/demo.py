@@ -16,8 +16,10 @@ from implayer.verify import check_layer
 
 from ..shared.errors import RunFolderError
 from ..shared.figures import draw_comparison
+from ..shared.options import require_least
 from ..shared.pictures import read_picture
 from ..shared.run_folder import RunFolder
+from .commands import Demo
 from .config import ImageConfig
 from .grid import grid
 from .model import build_model
@@ -25,8 +27,12 @@ from .model import build_model
 _MODELS = {"implicit": ("fourier-imfn", 1), "explicit": ("fourier-mfn", 4)}  # name and depth; all else is equal
 
 
-def demo(out: Path, size: int, steps: int, threads: int | None, quiet: bool) -> int:
+def demo(command: Demo) -> int:
     """Fit, check, compare. Each fit has its own process, so that its peak of memory is its own."""
+    require_least(command, {"size": 2, "steps": 1} | ({} if command.threads is None else {"threads": 1}))
+    if command.out.exists() and not command.out.is_dir():
+        raise RunFolderError(f"`--out {command.out}` is no folder; expected a folder, or a name that is free.")
+    out, size, steps = command.out, command.size, command.steps
     begin = time.monotonic()
     shown = Console(highlight=False)
     runs = {}
@@ -34,7 +40,7 @@ def demo(out: Path, size: int, steps: int, threads: int | None, quiet: bool) -> 
         shown.print(
             f"{kind}: {model}, {depth} layer{'s' if depth > 1 else ''} of width 256, {size} x {size}, {steps} steps"
         )
-        runs[kind] = _fit(model, depth, size, steps, threads, quiet, out / kind)
+        runs[kind] = _fit(model, depth, command, out / kind)
         if runs[kind] is None:
             return 1
     shown.print("gradients of the implicit layer:", end=" ")
@@ -66,17 +72,15 @@ def gradient_check() -> str:
     return f"{checked}; training uses T = 1, {distance:.1%} from the exact gradient"
 
 
-def _fit(
-    model: str, depth: int, size: int, steps: int, threads: int | None, quiet: bool, out: Path
-) -> RunFolder | None:
+def _fit(model: str, depth: int, options: Demo, out: Path) -> RunFolder | None:
     if out.exists():
         if not (out / "config.json").is_file():
             raise RunFolderError(f"`{out}` is there already and is no run; choose another `--out`.")
         shutil.rmtree(out)
     command = [sys.executable, "-m", "applications", "fit", "image", "camera", "--model", model, "--depth", str(depth)]
-    command += ["--size", str(size), "--steps", str(steps), "--out", str(out)]
-    command += ["--threads", str(threads)] if threads else []
-    command += ["--quiet"] if quiet else []
+    command += ["--size", str(options.size), "--steps", str(options.steps), "--out", str(out)]
+    command += ["--threads", str(options.threads)] if options.threads else []
+    command += ["--quiet"] if options.quiet else []
     # The child finds the package where this program found it.
     home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(entry for entry in (home, os.environ.get("PYTHONPATH")) if entry)

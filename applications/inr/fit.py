@@ -1,44 +1,36 @@
 """Fit a network to a picture: the task that the training loop runs, and the commands `fit image` and `resume`."""
 
-import dataclasses
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ..shared.checkpoint import (
-    load_weights,
-    optimizer_tensors,
-    restore_optimizer,
-    save_tensors,
-    under_prefix,
-    with_prefix,
-)
-from ..shared.devices import choose_device, set_threads
-from ..shared.errors import CheckpointError, InputError, Interrupted
+from ..shared.application import AbstractApplication, Conclusion, Material, StoredRun, go_on, start
+from ..shared.checkpoint import under_prefix, with_prefix
+from ..shared.errors import CheckpointError, InputError
 from ..shared.figures import draw_comparison, draw_curves
 from ..shared.metrics import psnr, squared_error
-from ..shared.options import RunOptions, given
+from ..shared.options import require_least, require_positive
 from ..shared.pictures import Picture, write_picture
-from ..shared.progress import Reporter
-from ..shared.run_folder import RunFolder, create_run, free_name, open_run, refuse_changes, versions
-from ..shared.training import AbstractTask, Record, restore, train
-from .commands import FitImage, Resume
+from ..shared.run_folder import RunFolder
+from ..shared.training import AbstractTask, Record
+from .commands import TASK, FitImage, Resume
 from .config import IMPLICIT, ImageConfig
+from .data import PictureSource, load_picture
+from .draw import draw
 from .grid import grid
-from .model import build_model
-from .options import TASK, StoredRun, check, load_picture, read_run
-from .render import draw
+from .model import AbstractNetwork, build_model
+
+Pictures = Material[PictureSource, Picture]
 
 
 class PictureTask(AbstractTask):
     """All pixels of one picture, mean square error, Adam."""
 
+    model: AbstractNetwork
     remedy = "the map of the layer is no contraction any more: use `--norm spectral`"
 
     def __init__(self, config: ImageConfig, picture: Picture, device: torch.device):
-        self.config, self.device = config, device
+        self.config, self.device, self.picture = config, device, picture
+        self.seed, self.total_steps = config.seed, config.steps
         height, width, channels = picture.pixels.shape
         self.model = build_model(config, channels, max(height, width)).to(device).eval()
         self.parameters = list(self.model.parameters())
@@ -84,19 +76,12 @@ class PictureTask(AbstractTask):
         gradient = list(torch.autograd.grad(loss, self.parameters))
         return gradient, float(loss.detach()), squared_error(output, target)
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, optimiser and fixed points."""
-        cached = {str(index): z for index, z in enumerate(self.states) if z is not None}
-        return (
-            with_prefix("weights", self.model.state_dict())
-            | with_prefix("optimizer", optimizer_tensors(self.optimizer))
-            | with_prefix("fixed_points", cached)
-        )
+    def further_state(self) -> dict[str, Tensor]:
+        """The fixed points."""
+        return with_prefix("fixed_points", {str(index): z for index, z in enumerate(self.states) if z is not None})
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore_further(self, tensors: dict[str, Tensor]) -> None:
         """The same from a checkpoint."""
-        load_weights(self.model, under_prefix("weights", tensors), Path("checkpoint"))
-        restore_optimizer(self.optimizer, under_prefix("optimizer", tensors))
         for index, z in under_prefix("fixed_points", tensors).items():
             if int(index) >= len(self.states):
                 raise CheckpointError(
@@ -105,93 +90,76 @@ class PictureTask(AbstractTask):
             self.states[int(index)] = z.to(self.device)
 
 
+class PictureFit(AbstractApplication[ImageConfig, PictureSource, Picture, PictureTask]):
+    """A network for one picture."""
+
+    task, command, length = TASK, "fit image", "steps"
+    config, source = ImageConfig, PictureSource
+
+    def check(self, config: ImageConfig) -> None:
+        """Refuse values that cannot mean anything."""
+        counts = ("width", "depth", "steps", "power_iterations", "max_solve_steps")
+        require_least(config, dict.fromkeys(counts, 1) | {"terms": 0, "chunk": 0})
+        require_positive(config, "learning_rate", "norm_target", "tolerance")
+
+    def load(self, command: FitImage) -> Pictures:
+        """The picture that the command names."""
+        require_least(command, {"max_pixels": 1})
+        return load_picture(command.picture, command.config.size, command.data, command.max_pixels)
+
+    def load_again(self, stored: StoredRun[PictureSource, ImageConfig], command: Resume) -> Pictures:
+        """The picture of the run, of the size that it had."""
+        source = stored.source
+        found = load_picture(source.source, stored.config.size, None, source.max_pixels)
+        before = (source.height, source.width, source.channels)
+        if tuple(found.content.pixels.shape) != before and not command.allow_config_change:
+            raise InputError(
+                f"`{source.source}` has changed since the run began; `--allow-config-change` accepts that."
+            )
+        return found
+
+    def stem(self, config: ImageConfig, material: Pictures) -> str:
+        """Picture and model."""
+        return f"{material.content.name}-{config.model}"
+
+    def make_task(self, config: ImageConfig, material: Pictures, device: torch.device) -> PictureTask:
+        """All pixels of the picture."""
+        return PictureTask(config, material.content, device)
+
+    def prepare(self, folder: RunFolder, material: Pictures) -> None:
+        """What the network is to become."""
+        write_picture(folder.path / "target.png", material.content.pixels)
+
+    def conclude(self, task: PictureTask, folder: RunFolder, record: Record) -> Conclusion:
+        """The picture by a full solve, its error, the curves."""
+        config, target = task.config, task.picture.pixels
+        pixels, solve_steps = draw(task.model, target.shape[0], target.shape[1], task.device)
+        quality = psnr(squared_error(pixels * 2 - 1, target * 2 - 1) / pixels.numel())
+        write_picture(folder.path / "reconstruction.png", pixels)
+        title = f"{config.model} {config.depth}L-{config.width}D, {quality:.2f} dB"
+        draw_comparison(folder.path / "comparison.png", target, [(title, pixels)])
+        draw_curves(folder.path / "curves.png", record.history)
+        metrics = {
+            "psnr": quality,
+            "psnr_training_output": record.history["psnr"][-1],
+            "solve_steps": solve_steps,
+        }
+        parameters = sum(parameter.numel() for parameter in task.parameters)
+        sentence = (
+            f"PSNR {quality:.2f} dB, {record.step_time_ms:.0f} ms a step, {record.peak_memory_mb:.0f} MiB, "
+            f"{parameters} parameters, {record.seconds:.0f} s"
+        )
+        return Conclusion(metrics, sentence, f"implayer render {folder.path} --size {2 * max(target.shape[:2])}")
+
+
+PICTURES = PictureFit()
+
+
 def fit(command: FitImage) -> RunFolder:
-    """Fit a new run. Input and output folder are checked before anything is computed."""
-    config, options = command.config, command.options
-    check(config)
-    picture, origin = load_picture(command.picture, config.size, command.data, command.max_pixels)
-    device = choose_device(options.device)
-    threads = set_threads(options.threads)
-    folder = create_run(command.out or free_name(f"{picture.name}-{config.model}"), overwrite=command.overwrite)
-    height, width, channels = picture.pixels.shape
-    stored = StoredRun(origin, height, width, channels, command.max_pixels, threads, str(device), config)
-    folder.write_config(TASK, stored)
-    write_picture(folder.path / "target.png", picture.pixels)
-    reporter = Reporter(config.steps, quiet=options.quiet)
-    for note in picture.notes:
-        reporter.note(f"{origin}: {note}")
-    return _run(PictureTask(config, picture, device), folder, Record(), picture, options, reporter)
+    """Fit a new run."""
+    return start(PICTURES, command)
 
 
 def resume(command: Resume) -> RunFolder:
-    """Go on with a run from its last checkpoint; it ends as it would have without the interruption."""
-    folder, options = open_run(command.run), command.options
-    stored = read_run(folder)
-    changes = given(command.changes)
-    lasting = {name: value for name, value in changes.items() if name != "steps"}  # more steps are no other run
-    refuse_changes(dataclasses.asdict(stored.config), lasting, allow=command.allow_config_change)
-    config = dataclasses.replace(stored.config, **changes)
-    check(config)
-    set_threads(options.threads or stored.threads)
-    picture, _ = load_picture(stored.source, config.size, None, stored.max_pixels)
-    if (
-        tuple(picture.pixels.shape) != (stored.height, stored.width, stored.channels)
-        and not command.allow_config_change
-    ):
-        raise InputError(f"`{stored.source}` has changed since the run began; `--allow-config-change` accepts that.")
-    task = PictureTask(config, picture, choose_device(stored.device if options.device == "auto" else options.device))
-    record = restore(task, folder)
-    if record.step > config.steps:
-        raise InputError(f"`--steps` is {config.steps}, but the run has done {record.step} steps already.")
-    folder.write_config(TASK, dataclasses.replace(stored, config=config))
-    folder.weights.unlink(missing_ok=True)  # of an earlier stop; until this one the checkpoint speaks for the run
-    reporter = Reporter(config.steps, done=record.step, quiet=options.quiet)
-    return _run(task, folder, record, picture, options, reporter)
-
-
-def _run(
-    task: PictureTask, folder: RunFolder, record: Record, picture: Picture, options: RunOptions, reporter: Reporter
-) -> RunFolder:
-    try:
-        train(task, folder, record, task.config.steps, checkpoint_seconds=options.checkpoint_seconds, reporter=reporter)
-    except Interrupted:
-        save_tensors(folder.weights, task.model.state_dict(), {})
-        reporter.note(f"interrupted after step {record.step}, saved. Go on with:  implayer resume {folder.path}")
-        raise
-    save_tensors(folder.weights, task.model.state_dict(), {})
-    metrics = _conclude(task, folder, record, picture)
-    if not options.quiet:
-        print(
-            f"{folder.path}: PSNR {metrics['psnr']:.2f} dB, {metrics['step_time_ms']:.0f} ms a step, "
-            f"{metrics['peak_memory_mb']:.0f} MiB, {metrics['parameters']} parameters, {metrics['seconds']:.0f} s\n"
-            f"next:  implayer render {folder.path} --size {2 * max(picture.pixels.shape[:2])}"
-        )
-    return folder
-
-
-def _conclude(task: PictureTask, folder: RunFolder, record: Record, picture: Picture) -> dict[str, Any]:
-    """Pictures and figures of a finished run."""
-    config, (height, width) = task.config, picture.pixels.shape[:2]
-    pixels, solve_steps = draw(task.model, height, width, task.device)
-    quality = psnr(squared_error(pixels * 2 - 1, picture.pixels * 2 - 1) / pixels.numel())
-    write_picture(folder.path / "reconstruction.png", pixels)
-    title = f"{config.model} {config.depth}L-{config.width}D, {quality:.2f} dB"
-    draw_comparison(folder.path / "comparison.png", picture.pixels, [(title, pixels)])
-    draw_curves(folder.path / "curves.png", record.history)
-    metrics = {
-        "psnr": quality,
-        "psnr_training_output": record.history["psnr"][-1],
-        "solve_steps": solve_steps,
-        "step_time_ms": record.step_time_ms,
-        "peak_memory_mb": record.peak_memory_mb,
-        "parameters": sum(parameter.numel() for parameter in task.parameters),
-        "steps": record.step,
-        "seconds": record.seconds,
-        "device": str(task.device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "seed": config.seed,
-        "history": record.history,
-    }
-    folder.write_metrics(metrics)
-    return metrics
+    """Go on with a run."""
+    return go_on(PICTURES, command)

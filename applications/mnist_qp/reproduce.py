@@ -13,9 +13,9 @@ from ..shared.devices import set_threads
 from ..shared.errors import InputError, RunFolderError
 from ..shared.figures import Line, Panel, draw_lines
 from ..shared.files import write_json
-from ..shared.options import RunOptions
+from ..shared.options import RunOptions, require_least
 from ..shared.run_folder import CONFIG, RunFolder, versions
-from .commands import Changes, ResumeMnistQP, TrainMnistQP
+from .commands import Changes, Figure3, Figure4, ResumeMnistQP, TrainMnistQP
 from .config import LayerName, MnistConfig
 from .model import QuadraticScores
 from .solvers import installed
@@ -28,15 +28,16 @@ BATCHES = (1, 64)  # one problem alone, and a batch of the training
 _LIMIT_SECONDS = 30.0  # for all trials of one size
 
 
-def learning_curves(out: Path, options: RunOptions, data: Path | None, epochs: int, samples: int, seed: int) -> None:
+def learning_curves(command: Figure3) -> None:
     """Figure 3: train with our layer and with qpth from the same weights. Interrupted, it goes on when called again."""
-    if epochs < 1:
-        raise InputError(f"`--epochs` is {epochs}; expected at least 1.")
+    require_least(command, {"epochs": 1})
+    out, epochs = command.out or Path("runs/idl-fig3"), command.epochs
+    options = RunOptions(quiet=command.quiet, threads=command.threads, device="cpu")
     histories: dict[str, Any] = {}
     found: dict[str, dict[str, Any]] = {}
     for layer in _present():
-        config = MnistConfig(layer=layer, epochs=epochs, samples=samples, seed=seed)
-        found[layer] = _trained(out / layer, config, options, data).read_metrics()
+        config = MnistConfig(layer=layer, epochs=epochs, samples=command.samples, seed=command.seed)
+        found[layer] = _trained(out / layer, config, options, command.data).read_metrics()
         histories[layer] = found[layer]["history"]
     draw_learning(out / "idl-fig3.png", histories, next(iter(found.values()))["steps_of_an_epoch"])
     kept = ("accuracy", "test_loss", "step_time_ms", "seconds", "degenerate", "unsolved", "data_set", "seed", "history")
@@ -50,11 +51,11 @@ def learning_curves(out: Path, options: RunOptions, data: Path | None, epochs: i
     print(f"{out / 'idl-fig3.png'}")
 
 
-def runtimes(out: Path, options: RunOptions, trials: int, seed: int) -> None:
+def runtimes(command: Figure4) -> None:
     """Figure 4: forward and backward of the layer alone, systems in turn, over the number of its parameters."""
-    if trials < 1:
-        raise InputError(f"`--trials` is {trials}; expected at least 1.")
-    threads = set_threads(options.threads)
+    require_least(command, {"trials": 1})
+    out = command.out or Path("runs/idl-fig4")
+    threads = set_threads(command.threads)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,9 +63,9 @@ def runtimes(out: Path, options: RunOptions, trials: int, seed: int) -> None:
     layers, rows = _present(), []
     for batch in BATCHES:
         for n in SIZES:
-            found = _measured(n, batch, layers, trials, seed)
+            found = _measured(n, batch, layers, command.trials, command.seed)
             rows += found
-            if not options.quiet:
+            if not command.quiet:
                 print(f"batch {batch:2}, {found[0]['parameters']:5} parameters:  " + _sentence(found), flush=True)
     write_json(out / "idl-fig4.json", {"threads": threads, "rows": rows, "versions": versions()})
     draw_lines(out / "idl-fig4.png", [_panel(rows, batch, layers) for batch in BATCHES])
@@ -89,7 +90,7 @@ def _trained(path: Path, config: MnistConfig, options: RunOptions, data: Path | 
             f"`{path}` holds a run with other values of {' or '.join(f'`--{name}`' for name in others)}; choose another "
             "`--out`."
         )
-    return resume_digits(ResumeMnistQP(path, changes=Changes(epochs=config.epochs), options=options, data=data))
+    return resume_digits(ResumeMnistQP(run=path, changes=Changes(epochs=config.epochs), options=options, data=data))
 
 
 def _measured(n: int, batch: int, layers: list[LayerName], trials: int, seed: int) -> list[dict[str, Any]]:

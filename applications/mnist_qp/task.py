@@ -1,12 +1,10 @@
 """What the training loop does with digits: batches in an order of their own for every epoch, Adam, a test after each."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..shared.checkpoint import load_weights, optimizer_tensors, restore_optimizer, under_prefix, with_prefix
 from ..shared.training import AbstractTask
 from .config import MnistConfig
 from .data import Digits
@@ -27,10 +25,11 @@ class Tested:
 class DigitTask(AbstractTask):
     """Negative log-likelihood of the softmax of the scores."""
 
+    model: DigitNetwork
     remedy = "no quadratic program of the batch has a solution: another `--seed`"
 
     def __init__(self, config: MnistConfig, digits: Digits, device: torch.device):
-        self.config, self.device, self.digits = config, device, digits
+        self.config, self.device, self.digits, self.seed = config, device, digits, config.seed
         self.mean, self.deviation = digits.statistics()
         self.model = build_model(config, digits.train.shape[1]).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
@@ -38,6 +37,7 @@ class DigitTask(AbstractTask):
         if config.samples:
             self.images, self.labels = self.images[: config.samples], self.labels[: config.samples]
         self.epoch_steps = steps_of_epoch(config, digits)
+        self.total_steps = config.epochs * self.epoch_steps
         self.done = self.degenerate = self.unsolved = 0
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -76,18 +76,12 @@ class DigitTask(AbstractTask):
         rows = self._order[index * self.config.batch : (index + 1) * self.config.batch].to(self.device)
         return self.images[rows], self.labels[rows]
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights, optimiser and counts."""
-        return (
-            with_prefix("weights", self.model.state_dict())
-            | with_prefix("optimizer", optimizer_tensors(self.optimizer))
-            | {"counts": torch.tensor([self.done, self.degenerate, self.unsolved])}
-        )
+    def further_state(self) -> dict[str, Tensor]:
+        """The counts."""
+        return {"counts": torch.tensor([self.done, self.degenerate, self.unsolved])}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore_further(self, tensors: dict[str, Tensor]) -> None:
         """The same from a checkpoint."""
-        load_weights(self.model, under_prefix("weights", tensors), Path("checkpoint"))
-        restore_optimizer(self.optimizer, under_prefix("optimizer", tensors))
         self.done, self.degenerate, self.unsolved = tensors["counts"].tolist()
 
 

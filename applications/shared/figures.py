@@ -25,6 +25,7 @@ class Line:
     y: Sequence[float]
     group: str
     dashed: bool = False
+    pale: bool = False  # and wide, so that another curve on top of it leaves it visible
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,44 @@ class Panel:
     lines: Sequence[Line]
     log_x: bool = False
     log_y: bool = False
+    integer_x: bool = False
 
 
 def draw_lines(path: Path, panels: Sequence[Panel]) -> None:
-    """Panels side by side, each with a legend."""
-    figure, axes = _subplots(1, len(panels), (4.8 * len(panels), 3.6))
+    """Panels side by side over one legend."""
+    figure, axes = _subplots(1, len(panels), (4.8 * len(panels), 4))
     groups = list(dict.fromkeys(line.group for panel in panels for line in panel.lines))
+    labels: dict[str, Any] = {}
     for panel, each in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
         for line in panel.lines:
-            marker, style = ("", "--") if line.dashed else ("o", "-")
+            width, alpha = (4, 0.4) if line.pale else (1.2, 1)
             colour = f"C{groups.index(line.group)}"
-            each.plot(line.x, line.y, style, marker=marker, markersize=3, color=colour, label=line.label, linewidth=1)
+            marker, style = ("", "--") if line.dashed else ("o", "-")
+            (drawn,) = each.plot(line.x, line.y, style, marker=marker, color=colour, linewidth=width, alpha=alpha)
+            drawn.set_markersize(3 * width**0.5)
+            labels[line.label] = drawn
         each.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
-        each.set_xscale("log" if panel.log_x else "linear")
-        each.set_yscale("log" if panel.log_y else "linear")
+        for axis, log in ((each.xaxis, panel.log_x), (each.yaxis, panel.log_y)):
+            _scale(axis, log=log, integer=panel.integer_x and axis is each.xaxis)
         each.grid(alpha=0.3)
-        each.legend(fontsize="small")
+    # Not "best": that looks at every point of every curve.
+    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, fontsize="small", handlelength=3)
     _save(figure, path)
+
+
+def _scale(axis: Any, *, log: bool, integer: bool) -> None:
+    """Ticks at whole numbers where `integer`; logarithmic ones written as plain numbers, 1, 2, 5 where they are few."""
+    from matplotlib import ticker
+
+    if integer:
+        axis.set_major_locator(ticker.MaxNLocator(integer=True))
+    if not log:
+        return
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    low, high = axis.get_view_interval()
+    leading = "25" if high < 20 * low else ""
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in leading else ""))
 
 
 def draw_curves(path: Path, history: dict[str, list[float]]) -> None:

@@ -1,15 +1,21 @@
 """Options that the commands of several applications share. Nothing here imports torch: a --help is quick."""
 
 import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
-preset: ContextVar[str] = ContextVar("preset", default="default")  # whose values are the defaults of a new run
+from .errors import InputError
+
+PresetName = Literal["default", "smoke", "paper"]
+preset: ContextVar[PresetName] = ContextVar("preset", default="default")  # whose values are the defaults of a new run
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a run is carried out. None of it changes its numbers, except threads and device in the last digits."""
 
@@ -23,6 +29,59 @@ class RunOptions:
     """Between checkpoints."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbstractNewRun:
+    """What every command that starts a run understands; a command adds its `config` and what it works on."""
+
+    config: Any
+    options: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
+    preset: PresetName = "default"
+    """The values that hold where no other option is given."""
+    out: Path | None = None
+    """Folder of the run; None is a free name under runs/."""
+    overwrite: bool = False
+    """Replace a run that is in --out already."""
+    data: Path | None = None
+    """Data root; None is the environment variable IMPLAYER_DATA, or a cache folder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbstractRunCommand:
+    """What every command about a run that is there understands."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    options: tyro.conf.OmitArgPrefixes[RunOptions] = dataclasses.field(default_factory=RunOptions)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbstractResume(AbstractRunCommand):
+    """What every command that goes on with a run understands; a command adds its `changes`, of `changes_of`."""
+
+    changes: Any
+    allow_config_change: bool = False
+    """Go on although options differ from those of the run (more --steps or --epochs are always allowed)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbstractReproduce:
+    """What every command that makes a figure or table of a paper anew understands."""
+
+    out: Path | None = None
+    """Folder for runs, picture and numbers; None is runs/NAME. What is there already is gone on with."""
+    seed: int = 0
+    """Of weights and data."""
+    threads: int | None = None
+    """Of the CPU; None leaves torch's choice."""
+    quiet: bool = False
+    """No progress; the result is printed all the same."""
+
+
+def of_preset(presets: Mapping[str, Any]) -> Callable[[], Any]:
+    """What makes the configuration of the preset that the command line names: the default of a new run."""
+    return lambda: presets[preset.get()]
+
+
 def changes_of(config: type, command: str) -> Any:
     """A dataclass with every field of `config`, each an option that is not given by default."""
     note = tyro.conf.arg(help=f"As for `{command}`.")
@@ -33,3 +92,30 @@ def changes_of(config: type, command: str) -> Any:
 def given(changes: Any) -> dict[str, Any]:
     """The options of `changes_of` that were given."""
     return {name: value for name, value in dataclasses.asdict(changes).items() if value is not None}
+
+
+def require_least(config: Any, least: Mapping[str, float]) -> None:
+    """Refuse a field below its least value, by the name of its option."""
+    for name, smallest in least.items():
+        if not getattr(config, name) >= smallest:
+            raise InputError(f"`{flag(name)}` is {getattr(config, name)}; expected at least {smallest}.")
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Refuse a field that is not above zero, by the name of its option."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise InputError(f"`{flag(name)}` is {getattr(config, name)}; expected a positive number.")
+
+
+def require_finite(config: Any) -> None:
+    """Refuse numbers that are infinite or NaN, by the name of their option."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"`{flag(field.name)}` is {value}; expected a finite number.")
+
+
+def flag(name: str) -> str:
+    """The option of a field."""
+    return f"--{name.replace('_', '-')}"

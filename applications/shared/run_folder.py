@@ -32,9 +32,8 @@ class RunFolder:
         """The weights alone, of a finished or saved run."""
         return self.path / WEIGHTS
 
-    def write_config(self, task: str, config: Any) -> None:
-        """The configuration (a dataclass) of a run of `task`."""
-        fields = dataclasses.asdict(config)
+    def write_config(self, task: str, fields: dict[str, Any]) -> None:
+        """The configuration of a run of `task`."""
         write_json(self.path / CONFIG, {"format": FORMAT, "task": task, "config": fields, "versions": versions()})
 
     def read_config(self) -> tuple[str, dict[str, Any]]:
@@ -46,11 +45,9 @@ class RunFolder:
                 "Update implayer."
             )
         try:
-            return stored["task"], stored["config"]
-        except KeyError as error:
-            raise RunFolderError(
-                f"`{self.path / CONFIG}` lacks the entry {error}; expected the file of a run."
-            ) from error
+            return str(stored["task"]), dict(stored["config"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(f"`{self.path / CONFIG}` is not that of a run ({error}).") from error
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """The figures of the run."""
@@ -62,13 +59,16 @@ class RunFolder:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunFolderError(
                 f"`{self.path}` holds no run: `{name}` is missing. Expected a folder that `implayer fit` or `train` wrote."
             ) from error
         except (OSError, ValueError) as error:
             raise RunFolderError(f"`{self.path / name}` cannot be read: {error}.") from error
+        if not isinstance(found, dict):
+            raise RunFolderError(f"`{self.path / name}` holds a {type(found).__name__}; expected the object of a run.")
+        return found
 
 
 def create_run(out: Path, *, overwrite: bool = False) -> RunFolder:

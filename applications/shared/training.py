@@ -7,13 +7,22 @@ import signal
 import statistics
 import threading
 import time
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .checkpoint import load_tensors, save_tensors
+from .checkpoint import (
+    load_tensors,
+    load_weights,
+    optimizer_tensors,
+    restore_optimizer,
+    save_tensors,
+    under_prefix,
+    with_prefix,
+)
 from .errors import CheckpointError, CheckpointWriteError, Interrupted, NonfiniteError
 from .memory import PeakMemory
 from .progress import Reporter
@@ -29,6 +38,10 @@ class AbstractTask(abc.ABC):
     """What the loop trains."""
 
     device: torch.device
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    seed: int
+    total_steps: int  # after which the run is finished
     remedy: str  # what a loss that became NaN may come from besides the learning rate, and what helps
 
     @abc.abstractmethod
@@ -36,12 +49,23 @@ class AbstractTask(abc.ABC):
         """One optimiser step; its figures, `loss` among them, of the weights before it. Some may come now and then."""
 
     @abc.abstractmethod
-    def state(self) -> dict[str, Tensor]:
-        """All tensors that the next step depends on."""
+    def further_state(self) -> dict[str, Tensor]:
+        """All tensors that the next step depends on besides weights and optimiser."""
 
     @abc.abstractmethod
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The opposite of `state`."""
+    def restore_further(self, tensors: dict[str, Tensor]) -> None:
+        """The opposite of `further_state`, from a dict that holds more than its tensors."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors that the next step depends on."""
+        weights = with_prefix("weights", self.model.state_dict())
+        return weights | with_prefix("optimizer", optimizer_tensors(self.optimizer)) | self.further_state()
+
+    def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """The opposite of `state`; `path` is where the tensors are from."""
+        load_weights(self.model, under_prefix("weights", tensors), path)
+        restore_optimizer(self.optimizer, under_prefix("optimizer", tensors))
+        self.restore_further(tensors)
 
 
 @dataclasses.dataclass
@@ -92,9 +116,9 @@ class _Stop:
 
 
 def train(
-    task: AbstractTask, folder: RunFolder, record: Record, steps: int, *, checkpoint_seconds: float, reporter: Reporter
+    task: AbstractTask, folder: RunFolder, record: Record, *, checkpoint_seconds: float, reporter: Reporter
 ) -> None:
-    """Go on until `steps` steps are done. A kill at any moment loses nothing that was saved.
+    """Go on until all steps of the task are done. A kill at any moment loses nothing that was saved.
 
     **Arguments**
 
@@ -109,14 +133,14 @@ def train(
     memory = PeakMemory(task.device, record.peak_memory_mb)
     saved, interval = time.monotonic(), checkpoint_seconds
     with _Stop() as stop, reporter:
-        while record.step < steps:
+        while record.step < task.total_steps:
             begin = time.perf_counter()
             figures = task.step()
             _synchronise(task.device)
             _require_finite(figures, record.step + 1, folder, task.remedy)
             record.add(figures, time.perf_counter() - begin)
             reporter.update(record.step, _text(record))
-            last = record.step == steps or stop.asked
+            last = record.step == task.total_steps or stop.asked
             if last or time.monotonic() - saved >= interval:
                 record.peak_memory_mb = memory.pause()
                 begin = time.monotonic()
@@ -124,14 +148,13 @@ def train(
                 saved = time.monotonic()
                 interval = max(checkpoint_seconds, _CHECKPOINT_SHARE * (saved - begin))
                 memory.resume()
-            if stop.asked and record.step < steps:
+            if stop.asked and record.step < task.total_steps:
                 raise Interrupted
 
 
 def save(task: AbstractTask, folder: RunFolder, record: Record) -> None:
     """Write the checkpoint: the state of the task, of the random generator, and the record."""
-    tensors = {f"task.{name}": tensor for name, tensor in task.state().items()}
-    tensors["rng"] = torch.get_rng_state()
+    tensors = with_prefix("task", task.state()) | {"rng": torch.get_rng_state()}
     save_tensors(folder.checkpoint, tensors, dataclasses.asdict(record))
 
 
@@ -143,7 +166,7 @@ def restore(task: AbstractTask, folder: RunFolder) -> Record:
         torch.set_rng_state(tensors.pop("rng"))
     except (TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"`{folder.checkpoint}` lacks what a checkpoint holds ({error}).") from error
-    task.restore({name.removeprefix("task."): tensor for name, tensor in tensors.items()})
+    task.restore(under_prefix("task", tensors), folder.checkpoint)
     return record
 
 

@@ -25,6 +25,7 @@ from ..types import Tree
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _MARGIN = 0.6  # theta = eps**0.6: above rounding, below any multiplier that matters
+_LEAST = 0.85  # eps**0.85: multipliers that are all smaller than that are rounding
 
 
 def _never_compiled(method: _Method) -> _Method:
@@ -34,12 +35,13 @@ def _never_compiled(method: _Method) -> _Method:
 class KKT(torch.nn.Module):
     r"""The Karush-Kuhn-Tucker conditions as a residual F(x, z) with z = (y, nu, lam).
 
-    $$F = \big(\nabla_y L,\; h,\; \text{where}(\lambda + g > \theta,\; g,\; -\lambda)\big),\qquad
+    $$F = \big(\nabla_y L,\; h,\; \text{where}(\lambda / \sigma + g > \theta,\; g,\; -\lambda)\big),\qquad
       L = f + \nu^\top h + \lambda^\top g$$
 
     The last rows are the active set, frozen by the sign of lam + g: F is zero exactly at the KKT points (g <= 0,
     lam >= 0), square, and scaled like the constraints themselves, unlike the products lam * g. theta is a little above
-    rounding, so that a constraint whose g and lam both vanish counts as inactive however they were rounded.
+    rounding, so that a constraint whose g and lam both vanish counts as inactive however they were rounded; sigma is the
+    largest multiplier of the sample, or one if that is larger than one: small objectives have small multipliers.
 
     A z whose nu has one axis more than lam asks for (f, h, g) at y instead: what forward solvers work with.
     """
@@ -69,8 +71,7 @@ class KKT(torch.nn.Module):
             return (total + (flat_lam * g).sum() if g.shape[-1] else total), (h, g)
 
         gradient, (h, g) = _gradient(lagrangian, tuple(leaves[k] for k in places))
-        margin = torch.finfo(g.dtype).eps ** _MARGIN
-        rows = torch.where(flat_lam + g > margin, g, -flat_lam)
+        rows = torch.where(_active(flat_lam, g), g, -flat_lam)
         return list(gradient), h.reshape(nu.shape), rows.reshape(lam.shape)
 
     def parts(self, x: Tree, y: Tree, batch: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,6 +117,15 @@ class KKT(torch.nn.Module):
         twin = memo[id(self)] = type(self).__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return twin
+
+
+def _active(lam: Tensor, g: Tensor) -> Tensor:
+    """(*batch, p) which constraints count as active: lam, relative to the largest where all are small, exceeds -g."""
+    if not g.shape[-1]:
+        return g > 0
+    eps = torch.finfo(g.dtype).eps
+    size = lam.detach().abs().amax(-1, keepdim=True).clamp(eps**_LEAST, 1.0)
+    return lam / size + g > eps**_MARGIN
 
 
 def _gradient(function: Any, values: tuple[Tensor, ...]) -> Any:

@@ -31,12 +31,13 @@ class Term:
     columns: Tensor
     coefficients: Tensor
 
-    def apply(self, parameter: Tensor, size: int) -> Tensor:
-        """(*batch, entries of the parameter) -> (*batch, size)."""
-        values = parameter[..., self.columns] * self.coefficients
+    def added(self, total: Tensor, parameter: Tensor) -> Tensor:
+        """(*batch, size) plus this term of a parameter (*batch, entries)."""
+        values = parameter.index_select(-1, self.columns) * self.coefficients
         if self.rows is None:
-            return values
-        return values.new_zeros(*values.shape[:-1], size).index_add(-1, self.rows, values)
+            return total + values
+        (batch,) = torch.broadcast_shapes(values.shape[:-1], total.shape[:-1])
+        return total.expand(batch, -1).index_add(-1, self.rows, values.expand(batch, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +58,10 @@ class AffineMap:
 
     def __call__(self, parameters: Sequence[Tensor]) -> Tensor:
         """(*batch, size) from the flat parameters; parameters without batch stay so until they meet others."""
-        size = self.constant.shape[0]
         out = self.constant
         for term, parameter in zip(self.terms, parameters, strict=True):
             if term is not None:
-                out = out + term.apply(parameter, size)
+                out = term.added(out, parameter)
         return out
 
 

@@ -80,8 +80,18 @@ class Pattern:
         index = np.flatnonzero(rows <= columns)
         return index, _compressed(rows[index], columns[index], self.shape[1])
 
+    @cached_property
+    def _full(self) -> bool:
+        """Whether every entry is stored, column by column."""
+        m, n = self.shape
+        if len(self.rows) != m * n:
+            return False
+        return torch.equal(self.columns * m + self.rows, torch.arange(m * n))
+
     def dense(self, values: Tensor) -> Tensor:
         """(*batch, m, n)."""
+        if self._full:
+            return values.reshape(*values.shape[:-1], self.shape[1], self.shape[0]).mT
         place = self.rows * self.shape[1] + self.columns
         flat = values.new_zeros(*values.shape[:-1], self.shape[0] * self.shape[1]).index_add(-1, place, values)
         return flat.reshape(*values.shape[:-1], *self.shape)
@@ -135,9 +145,9 @@ class ConeProgram:
         """The residual F(data, z), a nest like z."""
         P, q, A, b = data
         x, v, rho = z
-        s = self.cones.project(v, rho, max(self.order, 1 + sum(transform_counts())))
+        s, height = self.cones.project_with_height(v, rho, max(self.order, 1 + sum(transform_counts())))
         stationary = self.P.times(P, x) + q + self.A.transposed_times(A, s - v)
-        return Point(stationary, self.A.times(A, x) + s - b, self.cones.height(v, rho))
+        return Point(stationary, self.A.times(A, x) + s - b, height)
 
     def split(self, z: Tensor) -> Point:
         """A vector (samples, size) as its parts."""

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..modes import transforms
+
 _ROOT = math.sqrt(2)
 
 
@@ -62,30 +64,33 @@ class Cones:
         return tuple(blocks)
 
     @cached_property
+    def owners(self) -> Tensor:
+        """(size,) a number for each row: the same one for all rows of a cone that is not a half-line, ascending."""
+        sizes = [1] * (self.zero + self.nonneg) + list(self.soc) + [_triangle(n) for n in self.psd] + [3] * self.exp
+        return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.int64))
+
+    @cached_property
     def _order(self) -> Tensor:
         """Where each row is found in the concatenation of all blocks."""
         rows = [torch.arange(self.zero + self.nonneg), *[block.index.reshape(-1) for block in self.blocks]]
         return torch.argsort(torch.cat(rows))
 
     def project(self, v: Float[Tensor, "*batch m"], rho: Float[Tensor, "*batch k"], order: int = 2) -> Tensor:
-        """s, the projection of v on K. `rho` (one for each exponential cone) solves `height(v, rho) = 0`.
+        """s, the projection of v on K, differentiable `order` times. `rho`: of each exponential cone, of height zero."""
+        return self.project_with_height(v, rho, order)[0]
 
-        Differentiable `order` times.
-        """
+    def project_with_height(self, v: Tensor, rho: Tensor, order: int = 2) -> tuple[Tensor, Tensor]:
+        """s, and (*batch, exp) heights: zero where rho belongs to the projection of v on an exponential cone."""
         half = v[..., self.zero : self.zero + self.nonneg]
-        parts = [torch.zeros_like(v[..., : self.zero]), torch.where(half > 0, half, 0.0)]
-        for block in self.blocks:
-            part = block.project(v[..., block.index], rho, order)
-            parts.append(part.reshape(*part.shape[:-2], block.index.numel()))
-        joined = torch.cat(parts, -1)
-        return joined if len(parts) == 2 else joined[..., self._order]
-
-    def height(self, v: Float[Tensor, "*batch m"], rho: Float[Tensor, "*batch k"]) -> Tensor:
-        """(*batch, exp): zero where rho belongs to the projection of v on an exponential cone."""
+        parts, height = [torch.zeros_like(v[..., : self.zero]), torch.where(half > 0, half, 0.0)], rho
         for block in self.blocks:
             if isinstance(block, Exponential):
-                return block.height(v[..., block.index], rho)
-        return rho
+                part, height = block.project_with_height(v[..., block.index], rho)
+            else:
+                part = block.project(v[..., block.index], rho, order)
+            parts.append(part.reshape(*part.shape[:-2], block.index.numel()))
+        joined = torch.cat(parts, -1)
+        return (joined if len(parts) == 2 else joined[..., self._order]), height
 
     def margin(self, v: Float[Tensor, "samples m"], rho: Float[Tensor, "samples k"]) -> Float[Tensor, " samples"]:
         """The distance of v, relative to its size, to where the projection has no derivative."""
@@ -245,23 +250,27 @@ class Exponential(AbstractBlock):
 
     def project(self, v: Float[Tensor, "*batch count d"], rho: Tensor, order: int) -> Tensor:
         """The boundary point, or v inside, 0 in the polar cone, and (x, 0, max(z, 0)) on the face y = 0."""
-        del order
+        return self.project_with_height(v, rho)[0]
+
+    def project_with_height(self, v: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+        """Also (alpha e^rho - beta e^-rho - v_z) e^-|rho|; rho itself where the boundary plays no part."""
         inside, polar, face, curved = exponential_case(v)
-        rho = torch.where(curved, rho, 0.0)
-        alpha, beta, _ = _coefficients(v, rho)
-        positive, small = rho > 0, _small(rho)
+        everywhere = bool(curved.all()) if not transforms() else False
+        used = rho if everywhere else torch.where(curved, rho, 0.0)
+        alpha, beta, _ = _coefficients(v, used)
+        positive, small = used > 0, _small(used)
         x, z = v[..., 0], v[..., 2]
         size = torch.where(positive, z + beta * small, alpha)
         y = torch.where(positive, size * small, size)
-        boundary = torch.stack([y * rho, y, torch.where(positive, size, size * small)], -1)
+        boundary = torch.stack([y * used, y, torch.where(positive, size, size * small)], -1)
+        square = small * small
+        height = torch.where(positive, alpha - square * beta, square * alpha - beta) - z * small
+        if everywhere:
+            return boundary, height
         flat = torch.stack([x, torch.zeros_like(x), torch.where(z > 0, z, 0.0)], -1)
         rest = torch.where(face.unsqueeze(-1), flat, boundary)
-        return torch.where(inside.unsqueeze(-1), v, torch.where(polar.unsqueeze(-1), 0.0, rest))
-
-    def height(self, v: Float[Tensor, "*batch count d"], rho: Float[Tensor, "*batch count"]) -> Tensor:
-        """(alpha e^rho - beta e^-rho - v_z) e^-|rho|; rho itself where the boundary plays no part."""
-        curved = exponential_case(v)[3]
-        return torch.where(curved, _height(v, torch.where(curved, rho, 0.0)), rho)
+        s = torch.where(inside.unsqueeze(-1), v, torch.where(polar.unsqueeze(-1), 0.0, rest))
+        return s, torch.where(curved, height, rho)
 
     def jacobian(self, v: Float[Tensor, "samples count d"], rho: Tensor) -> Tensor:
         """Of (s, height) with respect to (v, rho): (samples, count, 4, 4)."""

@@ -18,8 +18,9 @@ from ..modes import transforms
 from ..solution import Solution, Status
 from ..solvers.conic import ConicSolver
 from .canonical import canonicalise
-from .cone_program import ConeData, ConeProgram, Point
+from .cone_program import ConeData, Point
 from .qp import QPLayer
+from .units import Units
 
 _METHODS: dict[str, Literal["Clarabel", "SCS"]] = {"clarabel": "Clarabel", "scs": "SCS", "diffcp": "Clarabel"}
 _IGNORED = {"mode", "n_jobs_forward", "n_jobs_backward", "warm_start", "acceleration_lookback", "use_indirect"}
@@ -103,12 +104,12 @@ class CvxpyLayer(torch.nn.Module):
     def forward(self, *tensors: Any, solver_args: dict[str, Any] | None = None) -> tuple[Tensor, ...]:
         """The variables at the solution."""
         call = self._check(tensors)
-        return call.returned(self._variables(self._solved(tensors, call, solver_args).value))
+        return call.returned(self._variables(self._solved(tensors, call, solver_args, self.canonical.has_duals).value))
 
     def solve(self, *tensors: Any, solver_args: dict[str, Any] | None = None) -> Solution:
         """The same value and gradient, with the status of every instance."""
         call = self._check(tensors)
-        return self._told(self._solved(tensors, call, solver_args), call)
+        return self._told(self._solved(tensors, call, solver_args, True), call)
 
     def _told(self, solution: Solution, call: "_Call") -> Solution:
         """The solution of the cone program in the words of the problem."""
@@ -118,23 +119,30 @@ class CvxpyLayer(torch.nn.Module):
         status, norm, steps = call.returned((solution.status, solution.residual_norm, solution.steps))
         return Solution(call.returned(self._variables(solution.value)), status, norm, steps, call.returned(aux))
 
-    def _solved(self, tensors: Sequence[Any], call: "_Call", solver_args: dict[str, Any] | None) -> Solution:
-        """The solution of the cone program."""
+    def _solved(
+        self, tensors: Sequence[Any], call: "_Call", solver_args: dict[str, Any] | None, whole: bool
+    ) -> Solution:
+        """The solution of the cone program; x alone is right where not the `whole` is wanted."""
         wide = [tensor.to(device="cpu", dtype=torch.float64) for tensor in tensors]
         data = _with_batch(ConeData(*self.canonical.data(wide, call.batched)), call.batch or 1)
         if call.batch == 0:
             return self._nothing(data)
-        unit = None
+        unit, program = None, self.canonical.program
         try:
             if self._qp is not None and not solver_args:
                 assert self.canonical.elimination is not None
-                solution = self.canonical.elimination.solve(self._qp, self.canonical.program, data)
+                solution = self.canonical.elimination.solve(self._qp, program, data)
             else:
-                unit = _Units.of(data)
+                unit = Units.of(data, program)
                 inner = self._layer(solver_args) if solver_args else self._inner
-                solution = unit.restored(inner.solve(unit.scaled(data)), self.canonical.program)
+                solution = inner.solve(unit.scaled(data, program))
+                if whole:
+                    solution = unit.restored(solution, program)
+                else:
+                    x, v, rho = solution.value
+                    solution = solution.replace(value=Point(unit.primal(x), v, rho))
         except SolveError as error:
-            told = error.solution if unit is None else unit.restored(error.solution, self.canonical.program)
+            told = error.solution if unit is None else unit.restored(error.solution, program)
             raise type(error)(self._renamed(str(error), tensors), self._told(told, call)) from None
         lost = (solution.status == Status.INFEASIBLE) | (solution.status == Status.UNBOUNDED)
         if self.on_failure in ("raise", "nan"):
@@ -198,33 +206,6 @@ class CvxpyLayer(torch.nn.Module):
         """The parameters and cones."""
         shapes = ", ".join(f"{name}{list(shape)}" for name, shape in zip(self.names, self.shapes, strict=True))
         return f"{shapes} -> {[list(r.shape) for r in self.canonical.recoveries]}, {self.canonical.program.cones}"
-
-
-class _Units(NamedTuple):
-    """The sizes of b and q, (batch, 1): x and the slack are measured in the first, multipliers in the second."""
-
-    b: Tensor
-    q: Tensor
-
-    @staticmethod
-    def of(data: ConeData) -> "_Units":
-        """Constants: where they come from is no part of the derivative."""
-
-        def size(part: Tensor) -> Tensor:
-            largest = part.detach().abs().amax(-1, keepdim=True) if part.shape[-1] else part.new_ones(len(part), 1)
-            return torch.where((largest > 0) & torch.isfinite(largest), largest, 1.0)
-
-        return _Units(size(data.b), size(data.q))
-
-    def scaled(self, data: ConeData) -> ConeData:
-        """The program in these units."""
-        return ConeData(data.P * (self.b / self.q), data.q / self.q, data.A, data.b / self.b)
-
-    def restored(self, solution: Solution, program: ConeProgram) -> Solution:
-        """Its solution in those of the problem."""
-        x, v, rho = solution.value
-        s = program.cones.project(v, rho)
-        return solution.replace(value=Point(x * self.b, s * self.b - (s - v) * self.q, rho))
 
 
 class _Call(NamedTuple):
@@ -296,7 +277,7 @@ def _conic_solver(program: Any, arguments: dict[str, Any]) -> ConicSolver:
     if asked.lower() not in _METHODS:
         raise ValueError(f"the solver is {asked!r}; expected 'Clarabel' or 'SCS'.")
     method = _METHODS[asked.lower()]
-    atol = options.pop("eps", 1e-8)
+    atol = options.pop("eps", 1e-12 if method == "Clarabel" else 1e-8)
     steps = options.pop("max_iters", options.pop("max_iter", 200 if method == "Clarabel" else 100_000))
     _check_settings(method, options)
     return ConicSolver(program, method, atol, steps, options)

@@ -42,9 +42,9 @@ class Elimination:
         """The solution of the whole program, all its unknowns and multipliers, through the small one."""
         batch = max(len(part) for part in data)
         P, q, A, b = data
-        C = A[:, self.factor]
+        C = A.index_select(-1, self.factor)
         index, pattern = self.inner
-        E = pattern.dense(-A[:, index] / C[:, pattern.rows])
+        E = pattern.dense(-A.index_select(-1, index) / C.index_select(-1, pattern.rows))
         e = b[:, self.rows] / C
         D = torch.cat([P, P.new_zeros(len(P), 1)], -1)[:, self.diagonal]
         q_w = q[:, self.gone]
@@ -75,7 +75,7 @@ class Elimination:
     @staticmethod
     def _matrix(places: tuple[Tensor, Pattern], values: Tensor) -> Tensor:
         index, pattern = places
-        return pattern.dense(values[:, index])
+        return pattern.dense(values.index_select(-1, index))
 
 
 def eliminate(program: ConeProgram, constants: Tensor, user: Tensor) -> Elimination | None:

@@ -26,6 +26,7 @@ class AbstractInverse(abc.ABC):
     singular: Tensor | None = None  # (samples,) bool, where it is known
     constant: bool = False  # whether J is the same for all y nearby
     trusted: bool = False  # made of the residual's own parts: nothing to probe
+    travels: bool = False  # whether it goes through torch.func transforms, to `arrived(tensors)` below them
     exact: bool = True  # False for approximations such as a truncated Neumann series
 
     @abc.abstractmethod

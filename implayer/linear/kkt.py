@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from .dense import AbstractMatrixInverse, matvec
-from .lu import LUInverse
 
 _PENALTY = (
     1.0  # weight of the active rows, relative to Q, in the Hessian of samples whose Q alone has no Cholesky factor
@@ -83,14 +82,24 @@ class KKTInverse(AbstractMatrixInverse):
 
 
 @dataclass(frozen=True)
-class SmallKKTInverse(LUInverse):
+class SmallKKTInverse(AbstractMatrixInverse):
     """LU of the whole J, for systems so small that its solves cost less than the steps of the other way."""
+
+    lu: Tensor
+    pivots: Tensor
+    matrix: Tensor
 
     trusted = constant = True
     redundant = None
 
+    def _apply(self, b: Tensor) -> Tensor:
+        return torch.linalg.lu_solve(self.lu, self.pivots, b.unsqueeze(-1)).squeeze(-1)
 
-_SMALL = 40  # unknowns and rows
+    def _apply_transposed(self, c: Tensor) -> Tensor:
+        return torch.linalg.lu_solve(self.lu, self.pivots, c.unsqueeze(-1), adjoint=True).squeeze(-1)
+
+
+SMALL = 40  # unknowns and rows
 _NUMBERS = 2**17  # of the factors of all samples
 
 
@@ -103,8 +112,8 @@ def freeze_kkt(
     and `white`: L^-1 C', where they are known already.
     """
     samples, size = active.shape[0], hessian.shape[-1] + active.shape[-1]
-    if size <= _SMALL and samples * size * size <= _NUMBERS:
-        small = _small(hessian, rows, active)
+    if size <= SMALL and samples * size * size <= _NUMBERS:
+        small = freeze_small(_assembled(hessian, rows, active))
         if small is not None:
             return small
     none = torch.zeros(samples, dtype=torch.bool, device=active.device)
@@ -118,15 +127,14 @@ def freeze_kkt(
     return _with_pseudo_inverse(inverse, redundant) if bool(redundant.any()) else inverse
 
 
-def _small(hessian: Tensor, rows: Tensor, active: Tensor) -> SmallKKTInverse | None:
-    matrix = _assembled(hessian, rows, active)
+def freeze_small(matrix: Tensor) -> SmallKKTInverse | None:
+    """The inverse of J (samples, n + rows, n + rows) as it is, or None where one of them is singular within rounding."""
     lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
     if matrix.numel():
-        diagonal = lu.diagonal(dim1=-2, dim2=-1).abs()
-        limit = 64 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps
-        if not bool((diagonal.amin(-1) > limit * diagonal.amax(-1)).all()):
+        low, high = torch.aminmax(lu.diagonal(dim1=-2, dim2=-1).abs(), dim=-1)
+        if not bool((low > 64 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps * high).all()):
             return None
-    return SmallKKTInverse(lu, pivots, matrix, torch.zeros(len(active), dtype=torch.bool, device=active.device))
+    return SmallKKTInverse(lu, pivots, matrix)
 
 
 def _assembled(hessian: Tensor, rows: Tensor, active: Tensor) -> Tensor:

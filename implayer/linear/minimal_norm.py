@@ -11,6 +11,7 @@ from .dense import materialised
 from .pseudo_inverse import PseudoInverse, SVDInverse
 
 _CUTOFF = 0.6  # eps**0.6: relative singular values below it are zero
+_APART = 1e3  # ratio of the largest entries of H and A from which on both are scaled
 _PRIMAL = 1e-4  # a null vector with a smaller primal part moves multipliers alone
 
 
@@ -48,9 +49,29 @@ class MinimalNormMultipliers(AbstractLinearSolver):
         if not self.multipliers or singular is None or not bool(singular.any()):
             return inverse
         matrix = materialised(operator)
-        whole = PseudoInverse(cutoff=torch.finfo(matrix.dtype).eps ** _CUTOFF).freeze(MatrixOperator(matrix))
+        row, column = self._scales(matrix)
+        scaled = row.unsqueeze(-1) * matrix * column.unsqueeze(-2)
+        whole = PseudoInverse(cutoff=torch.finfo(matrix.dtype).eps ** _CUTOFF).freeze(MatrixOperator(scaled))
         assert isinstance(whole, SVDInverse)
-        return replace(whole, singular=singular & ~self._harmless(whole))
+        singular = singular & ~self._harmless(whole)
+        u, v = row.unsqueeze(-1) * whole.u, column.unsqueeze(-1) * whole.v
+        return replace(whole, u=u, v=v, matrix=matrix, singular=singular)
+
+    def _scales(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales of rows and columns, ones but for samples whose blocks differ so much that the cutoff would mistake them.
+
+        All multipliers have one scale, so that the smallest ones stay the smallest; each of their rows has its own.
+        """
+        n = matrix.shape[-1] - self.multipliers
+        ones = torch.ones_like(matrix[:, 0])
+        H, A = (block.abs().amax((-1, -2)).unsqueeze(-1) for block in (matrix[:, :n, :n], matrix[:, n:, :n]))
+        apart = (H > 0) & (A > 0) & H.isfinite() & A.isfinite() & ((H > _APART * A) | (A > _APART * H))
+        H, A = torch.where(apart, H, 1), torch.where(apart, A, 1)
+        primal = torch.arange(matrix.shape[-1], device=matrix.device) < n
+        column = torch.where(primal, ones, H / A)
+        row = torch.where(primal, 1 / H, ones)
+        size = (row.unsqueeze(-1) * matrix * column.unsqueeze(-2)).abs().amax(-1)
+        return torch.where(apart & ~primal & (size > 0), 1 / size, row), column
 
     def _harmless(self, inverse: SVDInverse) -> Tensor:
         """(samples,) whether no null vector moves y."""

@@ -40,7 +40,7 @@ class ConicSolver:
 
     - `program`: the cone program, of which the data is x of the problem.
     - `method`: "Clarabel" (default; interior point) or "SCS" (splitting: rough, but cheap a step, for very large ones).
-    - `atol`: tolerance of the C solver before the polish (default 1e-8; sharper where the polish needs it).
+    - `atol`: tolerance of the C solver before the polish (default 1e-12: more steps in C save a factorisation here).
     - `max_steps`: iterations (default 200, plenty for Clarabel; SCS takes thousands).
     - `options`: further settings of the method by its own names.
 
@@ -50,7 +50,7 @@ class ConicSolver:
 
     program: Any = field(repr=False)
     method: Literal["Clarabel", "SCS"] = "Clarabel"
-    atol: float = 1e-8
+    atol: float = 1e-12
     max_steps: int = 200
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -68,7 +68,8 @@ class ConicSolver:
             polished = self._polished(chosen, z[good])
             z = z.index_copy(0, good, polished.z)
             degenerate = polished.unsure | (polished.margin <= _KINK)
-            status[good] = torch.where(degenerate, int(Status.DEGENERATE), status[good])
+            told = torch.where(polished.missed, int(Status.MAX_STEPS), int(Status.DEGENERATE))
+            status[good] = torch.where(degenerate, told, status[good])
             redundant[good] = polished.redundant
             inverse = _whole(polished.inverse, good, len(z))
         parts = program.split(z)
@@ -92,14 +93,10 @@ class ConicSolver:
     def _polished(self, data: Any, z: Tensor) -> "_Polished":
         """Newton from the answers; once more from sharper answers where that did not reach the rounding."""
         polished = _polish(self.program, data, z)
-        missed = polished.norm > 1e-9
-        if not bool(missed.any()):
+        if not bool(polished.missed.any()) or self.atol <= 1e-11:
             return polished
-        missed &= polished.norm > 1e-9 * (1 + _size(self.program, data, polished.z))
-        if not bool(missed.any()) or self.atol <= 1e-11:
-            return polished
-        sharper, _, _ = self._answers(data, missed, 1e-12)
-        return _polish(self.program, data, torch.where(missed.unsqueeze(-1), sharper, polished.z))
+        sharper, _, _ = self._answers(data, polished.missed, 1e-12)
+        return _polish(self.program, data, torch.where(polished.missed.unsqueeze(-1), sharper, polished.z))
 
     def _require_convex(self, data: Any) -> None:
         """Raise for a sample whose P has a negative eigenvalue; a P that no parameter enters is looked at once."""
@@ -192,7 +189,7 @@ def _scs_order(cones: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------- the polish
 class _Polished(NamedTuple):
     z: Tensor
-    norm: Tensor
+    missed: Tensor  # (samples,) whether Newton's method did not arrive
     inverse: SparseInverse | DenseInverse
     margin: Tensor  # (samples,) relative distance to where the projection has no derivative
     redundant: Tensor  # (samples,) whether multipliers are not unique
@@ -206,14 +203,16 @@ def _polish(program: Any, data: Any, z: Tensor) -> _Polished:
     step = inverse.solve(r)[0]
     length = step.abs().amax(-1) / (1 + z.abs().amax(-1))
     if bool((length <= torch.clamp(0.1 * margin, max=_QUICK)).all()):  # the next step is of the square of this one
-        z, norm = z - step, torch.zeros_like(length)
-        z = z - inverse.solve(program.residual(data, z))[0]
+        z, missed = z - step, torch.zeros_like(length, dtype=torch.bool)
         if bool((length > inverse.patience).any()):
+            z = z - inverse.solve(program.residual(data, z))[0]
             inverse = _factorised(program, data, z)
     else:
         z, norm, inverse = _newton(program, data, z, r, inverse)
-        margin = program.margin(z)
-    return _Polished(z, norm, inverse, margin, *_multiple(program, data, inverse, z))
+        margin, missed = program.margin(z), norm > 1e-9
+        if bool(missed.any()):
+            missed &= ~(norm <= 1e-9 * (1 + _size(program, data, z)))
+    return _Polished(z, missed, inverse, margin, *_multiple(program, data, inverse, z))
 
 
 def _newton(program: Any, data: Any, z: Tensor, r: Tensor, inverse: Any) -> tuple[Tensor, Tensor, Any]:

@@ -12,7 +12,8 @@ from ..solution import Solution, Status
 from .feasible import nearest_feasible
 from .kkt_step import least_squares_multipliers, newton_step
 from .newton import Newton
-from .program import Derivatives, Program, largest, settle
+from .polish import Polished, settle
+from .program import Derivatives, Program, largest
 
 _LARGEST_GRADIENT = 100.0  # f, h, g are scaled down to that at the start
 _FIRST_BARRIER = 0.1
@@ -23,6 +24,7 @@ _NEARLY = 0.3  # times sqrt(tolerance): what is left to the polish where roundin
 _PATIENCE = 20  # steps in which the violation of constraints may stay what it was
 _UNBOUNDED = 1e10  # relative to the start: a value that low, or an iterate that far away, has no end
 _WORTH = 2**11  # unknowns of a batch from which on leaving finished samples out is worth two evaluations of F
+_ESCAPES, _ASIDE = 3, 1e-2  # how often, and how far, a saddle is left along its direction of descent
 _FEASIBLE = 10  # tolerances of the constraints within which a point is feasible
 
 
@@ -86,11 +88,16 @@ class InteriorPoint:
         ):  # verification wraps F: the KKT residual is left, and its root near the start
             return Newton()(problem)
         first = _Run(program, y0, tolerance, self.max_steps).finished()
-        y, nu, lam, status, steps = _second_try(program, first, tolerance, self.max_steps)
-        z = program.unscaled(y, nu, lam)
-        hopeless = ~torch.isfinite(program.vectors.residual(z)).all(-1) & (status != Status.NONFINITE)
-        z = torch.where(hopeless.unsqueeze(-1), start, z)
-        return settle(program, z, status, steps)
+        answer = _second_try(program, first, tolerance, self.max_steps)
+        polished = _polished(program, answer)
+        for _ in range(_ESCAPES):
+            saddle, down = polished.saddle()
+            saddle = saddle & (answer[3] == Status.CONVERGED)
+            if not bool(saddle.any()):
+                break
+            answer = _escaped(program, answer, saddle, down, tolerance, self.max_steps)
+            polished = _polished(program, answer)
+        return settle(polished, start, *answer[3:])
 
 
 Answer = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # y, nu, lam, status, steps
@@ -115,6 +122,23 @@ def _second_try(program: Program, first: Answer, tolerance: float, max_steps: in
     second = _Run(program, torch.where(again.unsqueeze(-1), near, y), tolerance, max_steps, again).finished()
     chosen = [torch.where(again.unsqueeze(-1), b, a) for a, b in zip((y, nu, lam), second[:3], strict=True)]
     return *chosen, torch.where(again, second[3], status), steps + torch.where(again, second[4], 0)  # type: ignore[return-value]
+
+
+def _polished(program: Program, answer: Answer) -> Polished:
+    return Polished.of(program, torch.cat(answer[:3], -1), answer[3] == Status.CONVERGED)
+
+
+def _escaped(
+    program: Program, answer: Answer, saddle: Tensor, down: Tensor, tolerance: float, max_steps: int
+) -> Answer:
+    """Samples at a saddle or maximum: once more from a little further along the direction in which they bend down."""
+    y = answer[0]
+    step = _ASIDE * (1 + largest(y)).unsqueeze(-1) * down
+    lower = program.parts(y + step)[0] <= program.parts(y - step)[0]
+    aside = y + torch.where(lower.unsqueeze(-1), step, -step)
+    second = _Run(program, torch.where(saddle.unsqueeze(-1), aside, y), tolerance, max_steps, saddle).finished()
+    chosen = [torch.where(saddle.unsqueeze(-1), b, a) for a, b in zip(answer[:3], second[:3], strict=True)]
+    return *chosen, torch.where(saddle, second[3], answer[3]), answer[4] + torch.where(saddle, second[4], 0)  # type: ignore[return-value]
 
 
 def _violation(program: Program, y: Tensor) -> Tensor:

@@ -1,24 +1,17 @@
 """A constrained minimisation on vectors, as forward solvers see it, and what they do with an answer."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..linear.base import AbstractLinearSolver
 from ..linear.dense import matvec
-from ..linear.lu import LU
-from ..linear.minimal_norm import MinimalNormMultipliers
 from ..operators import JacobianOperator
-from ..problem import Problem, VectorProblem
-from ..solution import Solution, Status
+from ..problem import Problem, VectorProblem, quasi_random
 
-_REDUNDANT = 1e-8  # relative singular value of the active constraints below which they depend on each other
-_POLISHES, _PATIENCE = 20, 5  # Newton steps at the end, and how many of them may fail to halve the residual
 _BATCHED = 2**14  # entries of all Jacobians up to which batched products make them
-_SOLVED = 0.7  # eps**0.7: of a residual that small, the first step that does not halve it is the last
-_WEAK = 0.45  # eps**0.45: g and lam below this (relative to the largest) are both zero
+_SAME = 0.4  # eps**0.4: relative error up to which derivatives that were constant once still are
+_ENLARGED = 1e8  # f, h, g are scaled up by at most that
 
 
 class HiddenParts(ValueError):
@@ -47,6 +40,37 @@ class Derivatives:
         return self.gradient + matvec(self.A.mT, nu) + matvec(self.G.mT, lam)
 
 
+@dataclass
+class _Memory:
+    """Derivatives at a point where the constraints were linear, and the objective quadratic if `quadratic`."""
+
+    at: Derivatives | None = None
+    y: Tensor | None = None
+    quadratic: bool = False
+    asked: bool = False  # whether they are constant
+
+    def forget(self) -> None:
+        """They were not constant after all."""
+        self.at = self.y = None
+
+    def __getitem__(self, index: Tensor) -> "_Memory":
+        if self.at is None or self.y is None:
+            return _Memory(asked=self.asked)
+        rows = Derivatives(*(t[index] for t in vars(self.at).values()))
+        return _Memory(rows, self.y[index], self.quadratic, True)
+
+    def times(self, f: Tensor, h: Tensor, g: Tensor) -> "_Memory":
+        """The same of scale * (f, h, g)."""
+        if self.at is None:
+            return _Memory(asked=self.asked)
+        a, column = self.at, f.unsqueeze(-1)
+        at = Derivatives(
+            a.f * f, a.h * h, a.g * g, a.gradient * column, a.hessian * column.unsqueeze(-1), a.A * h.unsqueeze(-1),
+            a.G * g.unsqueeze(-1),
+        )  # fmt: skip
+        return _Memory(at, self.y, self.quadratic, True)
+
+
 @dataclass(frozen=True)
 class Program:
     """min f(y) subject to h(y) = 0 and g(y) <= 0, scaled sample by sample: the solver works with scale * (f, h, g).
@@ -59,6 +83,7 @@ class Program:
     m: int
     p: int
     scales: tuple[Tensor, Tensor, Tensor] | None = None
+    memory: _Memory = field(default_factory=_Memory, compare=False, repr=False)
 
     @staticmethod
     def of(problem: Problem, who: str) -> "Program":
@@ -93,16 +118,57 @@ class Program:
         return f * self.scales[0], h * self.scales[1], g * self.scales[2]
 
     def derivatives(self, y: Tensor, nu: Tensor, lam: Tensor) -> Derivatives:
-        """All that a Newton step needs, from one evaluation and n + m + p vector products for the whole batch."""
+        """All that a Newton step needs, from one evaluation and n + m + p vector products for the whole batch.
+
+        Constraints that are linear are differentiated once, and so is an objective that is quadratic then: one product
+        is left, and whether the gradient is the predicted one is looked at each time.
+        """
         with torch.enable_grad():
             leaf = y.detach().requires_grad_()
             f, h, g = self.parts(leaf)
             slope = _gradient(f.sum() + (nu * h).sum() + (lam * g).sum(), leaf)
+        old = self._remembered(leaf.detach(), nu, lam, f.detach(), h.detach(), g.detach(), slope.detach())
+        if old is not None and self.memory.quadratic:
+            return old
+        if old is not None:
+            hessian = _jacobian(slope, leaf)
+            return replace(old, hessian=(hessian + hessian.mT) / 2)
+        with torch.enable_grad():
             rows = torch.cat([slope, h, g], -1)
-        jacobian = _jacobian(rows, leaf)
+        if rows.shape[-1] * y.numel() <= _BATCHED:
+            jacobian = _jacobian(rows, leaf)
+        else:  # products for h and g must not run through the graph of the gradient
+            jacobian = torch.cat([_jacobian(t, leaf) for t in (slope, h, g)], 1)
         hessian, A, G = jacobian.split([self.n, self.m, self.p], dim=1)
         gradient = slope.detach() - matvec(A.mT, nu) - matvec(G.mT, lam)
-        return Derivatives(f.detach(), h.detach(), g.detach(), gradient, (hessian + hessian.mT) / 2, A, G)
+        found = Derivatives(f.detach(), h.detach(), g.detach(), gradient, (hessian + hessian.mT) / 2, A, G)
+        self._remember(found, leaf, rows)
+        return found
+
+    def _remember(self, at: Derivatives, leaf: Tensor, rows: Tensor) -> None:
+        memory = self.memory
+        if memory.asked:
+            return
+        memory.asked = True
+        if _is_linear(rows, leaf, self.n):
+            memory.at, memory.y = at, leaf.detach()
+            memory.quadratic = _is_linear(rows, leaf, 0)
+
+    def _remembered(self, y: Tensor, nu: Tensor, lam: Tensor, f: Tensor, h: Tensor, g: Tensor,
+                    slope: Tensor) -> Derivatives | None:  # fmt: skip
+        """The derivatives at y with the old A, G and Hessian, if h, g and the gradient are what these predict."""
+        memory = self.memory
+        if memory.at is None or memory.y is None or len(memory.y) != len(y):
+            return None
+        at, dy = memory.at, y - memory.y
+        gradient = slope - matvec(at.A.mT, nu) - matvec(at.G.mT, lam)
+        steady = _predicted(h, at.h, at.A, dy) and _predicted(g, at.g, at.G, dy)
+        if steady and memory.quadratic and not _predicted(gradient, at.gradient, at.hessian, dy):
+            memory.quadratic = False
+        if not steady:
+            memory.forget()
+            return None
+        return Derivatives(f, h, g, gradient, at.hessian, at.A, at.G)
 
     def slopes(self, y: Tensor, nu: Tensor, lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient of the Lagrangian, h and g: one vector product."""
@@ -114,12 +180,17 @@ class Program:
         return slope, h.detach(), g.detach()
 
     def scaled(self, y: Tensor, largest: float) -> "Program":
-        """The same with gradients of at most `largest` at y, where they are longer."""
+        """The same with gradients of at most `largest` at y, and of at least about one where f, h, g are small."""
         zero = y.new_zeros(len(y), 1)
         at = self.derivatives(y, zero.expand(-1, self.m), zero.expand(-1, self.p))
-        sizes = (at.gradient.abs().amax(-1), *(_widest(t) for t in (at.A, at.G)))
-        scales = tuple((largest / s.nan_to_num(1.0, 1.0)).clamp(1e-8, 1.0) for s in sizes)
-        return replace(self, scales=scales)
+        bend = at.hessian.abs().amax((-1, -2)) * (1 + y.abs().amax(-1))
+        steep = (at.gradient.abs().amax(-1), *(_widest(t) for t in (at.A, at.G)))
+        small = (
+            torch.maximum(steep[0], bend),
+            *(torch.maximum(a, b.abs()) for a, b in zip(steep[1:], (at.h, at.g), strict=True)),
+        )
+        scales = tuple(_scale(a, b, largest) for a, b in zip(steep, small, strict=True))
+        return replace(self, scales=scales, memory=self.memory.times(*scales))
 
     def unscaled(self, y: Tensor, nu: Tensor, lam: Tensor) -> Tensor:
         """z of the problem as it was given."""
@@ -134,7 +205,18 @@ class Program:
         if vectors is None:
             return None
         scales = None if self.scales is None else tuple(t[index] for t in self.scales)
-        return replace(self, vectors=vectors, scales=scales)
+        return replace(self, vectors=vectors, scales=scales, memory=self.memory[index])
+
+    def plain(self, at: Derivatives) -> Derivatives:
+        """The derivatives of the problem as it was given, from those of the scaled one."""
+        if self.scales is None:
+            return at
+        f, h, g = (1 / scale for scale in self.scales)
+        column = f.unsqueeze(-1)
+        return Derivatives(
+            at.f * f, at.h * h, at.g * g, at.gradient * column, at.hessian * column.unsqueeze(-1),
+            at.A * h.unsqueeze(-1), at.G * g.unsqueeze(-1),
+        )  # fmt: skip
 
 
 def _jacobian(rows: Tensor, y: Tensor) -> Tensor:
@@ -145,15 +227,13 @@ def _jacobian(rows: Tensor, y: Tensor) -> Tensor:
     """
     if rows.shape[-1] * y.numel() <= _BATCHED or not rows.requires_grad:
         return JacobianOperator.from_tape(rows, y).materialise()
-    with torch.enable_grad():
-        columns = rows.sum(0).unbind()  # the samples are independent
-    found = [
-        torch.autograd.grad(row, y, retain_graph=True, materialize_grads=True)[0]
-        if row.requires_grad
-        else torch.zeros_like(y)
-        for row in columns
-    ]
-    return torch.stack(found, 1)
+    found = torch.empty(len(y), rows.shape[-1], y.shape[-1], dtype=y.dtype, device=y.device)
+    one_hot = torch.zeros_like(rows)
+    for k in range(rows.shape[-1]):  # the samples are independent
+        one_hot[:, k] = 1
+        found[:, k] = torch.autograd.grad(rows, y, one_hot, retain_graph=True, materialize_grads=True)[0]
+        one_hot[:, k] = 0
+    return found
 
 
 def largest(t: Tensor) -> Tensor:
@@ -171,110 +251,38 @@ def _widest(jacobian: Tensor) -> Tensor:
     return jacobian.abs().amax(-1) if jacobian.shape[-1] else jacobian.sum(-1)
 
 
-def settle(program: Program, z: Tensor, status: Tensor, steps: Tensor) -> Solution:
-    """Polish an answer by Newton steps on the KKT conditions, and say where it is degenerate.
+def _scale(steep: Tensor, small: Tensor, largest: float) -> Tensor:
+    """Below one where the gradient is long, above one where all is small; one where nothing is known."""
+    down = (largest / steep.nan_to_num(1.0, 1.0)).clamp(1e-8, 1.0)
+    up = torch.where((small > 0) & (small < 1e-2), 1 / small, 1.0).nan_to_num(1.0, 1.0).clamp(max=_ENLARGED)
+    return torch.where(down < 1, down, up)
 
-    - where active constraints depend on each other: multipliers of minimal norm, `aux["redundant"]`, DEGENERATE;
-    - where a constraint is weakly active (g = 0 and lam = 0): DEGENERATE.
 
-    The factor of the last Newton step is handed over as `Solution.inverse`, unless some sample cannot use it.
+def _is_linear(rows: Tensor, y: Tensor, first: int) -> bool:
+    """Whether the second derivatives of the rows from `first` on vanish at y, along one direction.
+
+    A hint, for they may be zero there and nowhere else.
     """
-    vectors = program.vectors
-    solved = status == Status.CONVERGED
-    z, r, inverse = _polished(vectors, z, solved, LU())
-    redundant = torch.zeros_like(solved)
-    useful = not bool((status == Status.NONFINITE).any())  # the adjoint moves those samples elsewhere
-    if inverse.singular is not None and bool(inverse.singular.any()):
-        useful, redundant = False, inverse.singular & solved & _dependent(program, z)
-        if bool(redundant.any()):
-            z = torch.where(redundant.unsqueeze(-1), _smallest_multipliers(program, z), z)
-            polish = MinimalNormMultipliers(LU(), program.m + program.p)
-            z, r, _ = _polished(vectors, z, redundant, polish)
-    weak = _weak(program, z) & solved
-    status = torch.where(solved & (redundant | weak), int(Status.DEGENERATE), status)
-    norm = torch.linalg.vector_norm(r, dim=-1)
-    return vectors.solution(
-        z, status=status, residual_norm=norm, steps=steps, aux={"redundant": redundant},
-        inverse=inverse if useful else None,
-    )  # fmt: skip
+    if not rows.requires_grad or not rows[:, first:].numel():
+        return True
+    weights = 1.5 + quasi_random(rows.shape, rows)
+    weights[:, :first] = 0
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad((rows * weights).sum(), y, create_graph=True, materialize_grads=True)
+        if not slope.requires_grad:
+            return True
+        total = (slope * (1.5 + quasi_random(y.shape, y))).sum()
+        (bend,) = torch.autograd.grad(total, y, retain_graph=True, materialize_grads=True)
+    return not bool(bend.any())
 
 
-def _polished(
-    vectors: VectorProblem, z: Tensor, solved: Tensor, linear: AbstractLinearSolver
-) -> tuple[Tensor, Tensor, Any]:
-    """The best of some Newton steps, its residual and its frozen inverse.
-
-    A step may enlarge the residual, for it changes the active set, and so finds the right one in a few steps.
-    """
-    eps = torch.finfo(z.dtype).eps
-    operator = _tape(vectors, z)
-    inverse = linear.freeze(operator)
-    best, least = z, torch.linalg.vector_norm(operator.value, dim=-1)
-    stale = torch.zeros_like(solved, dtype=torch.long)
-    for _ in range(_POLISHES):
-        size = 1 + best.abs().amax(-1)
-        patience = torch.where(least <= eps**_SOLVED * size, 1, _PATIENCE)
-        done = ~solved | (least <= 4 * eps * size) | (stale >= patience)
-        if bool(done.all()):
-            break
-        z = torch.where(done.unsqueeze(-1), best, z - inverse.solve(operator.value)[0])
-        operator = _tape(vectors, z)
-        inverse = linear.freeze(operator)
-        norm = torch.linalg.vector_norm(operator.value, dim=-1)
-        stale = torch.where(norm < least / 2, 0, stale + 1)
-        better = norm < least
-        best, least = torch.where(better.unsqueeze(-1), z, best), torch.where(better, norm, least)
-    if not bool(((z == best) | ~solved.unsqueeze(-1)).all()):
-        operator = _tape(vectors, best)
-        inverse = linear.freeze(operator)
-    return best, operator.value, inverse
-
-
-def _tape(vectors: VectorProblem, z: Tensor) -> JacobianOperator:
-    return JacobianOperator(vectors.residual, z, sign=vectors.sign)
-
-
-def _active(program: Program, z: Tensor) -> tuple[Derivatives, Tensor]:
-    """The derivatives at z, and the Jacobian of the constraints with zero rows for inactive ones."""
-    y, nu, lam = program.split(z)
-    at = replace(program, scales=None).derivatives(y, nu, lam)
-    active = (lam + at.g > torch.finfo(z.dtype).eps ** _MARGIN).unsqueeze(-1)
-    return at, torch.cat([at.A, torch.where(active, at.G, 0)], 1)
-
-
-_MARGIN = 0.6  # as in the KKT residual
-
-
-def _dependent(program: Program, z: Tensor) -> Tensor:
-    """(samples,) whether the active constraints have dependent gradients."""
-    rows = _active(program, z)[1]
-    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    values = torch.linalg.svdvals(torch.where(norm > 0, rows / norm.clamp(min=1e-300), 0).nan_to_num(0.0))
-    count = (norm.squeeze(-1) > 0).sum(-1)
-    zero_row = ((norm.squeeze(-1) == 0)[:, : program.m]).any(-1)
-    return ((values > max(_REDUNDANT, 64 * torch.finfo(z.dtype).eps)).sum(-1) < count) | zero_row
-
-
-def _smallest_multipliers(program: Program, z: Tensor) -> Tensor:
-    """z with the least-squares multipliers of minimal norm; constraints that would push the wrong way get none."""
-    at, rows = _active(program, z)
-    cutoff = max(_REDUNDANT, 64 * torch.finfo(z.dtype).eps)
-    kept = (rows != 0).any(-1).to(rows.dtype)
-    for _ in range(max(program.p, 1)):
-        u = -matvec(torch.linalg.pinv((rows * kept.unsqueeze(-1)).mT, rtol=cutoff), at.gradient) * kept
-        wrong = (u < 0) & (torch.arange(u.shape[-1], device=u.device) >= program.m)
-        if not bool(wrong.any()):
-            break
-        kept = torch.where(wrong, 0, kept)
-    return torch.cat([program.split(z)[0], u], -1)
-
-
-def _weak(program: Program, z: Tensor) -> Tensor:
-    """(samples,) whether some constraint is active without pushing."""
-    if not program.p:
-        return torch.zeros(len(z), dtype=torch.bool, device=z.device)
-    y, _, lam = program.split(z)
-    g = replace(program, scales=None).parts(y)[2]
-    small = torch.finfo(z.dtype).eps ** _WEAK
-    size = 1 + torch.maximum(g.abs(), lam.abs()).amax(-1, keepdim=True)
-    return ((g.abs() <= small * size) & (lam.abs() <= small * size)).any(-1)
+def _predicted(value: Tensor, old: Tensor, jacobian: Tensor, dy: Tensor) -> bool:
+    """Whether value = old + jacobian dy, for all samples where that can be said."""
+    if not value.shape[-1]:
+        return True
+    change = matvec(jacobian, dy)
+    size = torch.maximum(torch.maximum(largest(change), largest(old)), largest(value))
+    error = largest(value - old - change)
+    moved = largest(change) + largest(value - old)
+    eps = torch.finfo(dy.dtype).eps
+    return not bool((error > eps**_SAME * moved + 1e3 * eps * size).any())

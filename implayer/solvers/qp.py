@@ -1,16 +1,30 @@
 """The forward solver of quadratic programs: choose a method, find the active set, make it exact, say what came out."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..linear.kkt import freeze_kkt
+from ..linear.kkt import freeze_kkt, freeze_small
 from ..problem import Problem
 from ..solution import Solution, Status
 from .mehrotra import mehrotra
-from .quadratic import WEAK, Answer, QuadraticProgram, Whitened, active_set, conic, margin, require_convex
+from .quadratic import (
+    WEAK,
+    Answer,
+    QuadraticProgram,
+    Whitened,
+    active_set,
+    conic,
+    descent_ray,
+    guessed,
+    margin,
+    require_convex,
+)
+from .small_qp import solve_small
+from .sparse_qp import solve_sparse
 
 _REPAIRS = 10  # changes of the active set after a solver that ended near the solution
 
@@ -30,7 +44,10 @@ class QPSolver:
     reduced KKT system makes them exact.
 
     **Returns** from `solver(problem)`: a `Solution` with value (y, multipliers), statuses CONVERGED, DEGENERATE
-    (redundant or weakly active rows), INFEASIBLE, UNBOUNDED, MAX_STEPS or NONFINITE, and the frozen inverse.
+    (redundant or weakly active rows), INFEASIBLE, UNBOUNDED, MAX_STEPS or NONFINITE, and the frozen inverse. Where a
+    sample is INFEASIBLE or UNBOUNDED, `aux["certificate"]` (*batch, n + rows) proves it: multipliers mu with C'mu = 0 and
+    mu'bound < 0 (Farkas), or a direction y with Q y = 0 and q'y < 0 in which no row is violated. `y0`, where the layer is
+    given one, is a warm start of the active-set method; the others leave it aside.
 
     **Raises** `NotConvexError` where Q has a negative eigenvalue.
     """
@@ -44,20 +61,27 @@ class QPSolver:
 
     def __call__(self, problem: Problem) -> Solution:
         """Solve for every sample; failures are in the status, save for a Q that is not positive semidefinite."""
+        if "Q at" in problem.x:
+            return solve_sparse(problem.x)
+        if self.method in ("auto", "active-set"):
+            solution = _small(problem.x, problem.y0)
+            if solution is not None:
+                return solution
         program, batch = _read(problem.x)
         finite = _finite(program)
         clean = program if bool(finite.all()) else _harmless(program, finite)
-        answer = self._solved(clean) if program.samples else _nothing(program)
+        start = None if problem.y0 is None else problem.y0.detach().reshape(program.samples, -1)
+        answer = self._solved(clean, start) if program.samples else _nothing(program)
         return _finished(clean, answer, finite, batch)
 
-    def _solved(self, program: QuadraticProgram) -> Answer:
+    def _solved(self, program: QuadraticProgram, start: Tensor | None) -> Answer:
         lower = _cholesky(program)
         method = self.method
         if method == "auto":
             method = "active-set" if program.linear.device.type == "cpu" else "interior-point"
         answer = None
         if method == "active-set" and lower is not None:
-            answer = _by_active_set(program, lower)
+            answer = _by_active_set(program, lower, start)
         if method == "interior-point" or (answer is None and method == "active-set" and lower is not None):
             answer = _polished(program, mehrotra(program), lower)
         if answer is None:
@@ -86,13 +110,51 @@ def _cholesky(program: QuadraticProgram) -> Tensor | None:
     return None
 
 
+_FEW = 8  # samples up to which a loop is faster than operations on the batch
+
+
+def _small(x: Any, y0: Any) -> Solution | None:
+    """The solution of a few small programs on a CPU where nothing is out of the ordinary; else None."""
+    saddle = x.get("saddle")
+    if saddle is None or saddle.device.type != "cpu":
+        return None
+    high, low, (m, n) = x["high"], x["low"], x["counts"].shape
+    batch = max((saddle.shape[:-2], high.shape[:-1], () if low is None else low.shape[:-1]), key=len)
+    samples, size = math.prod(batch), saddle.shape[-1]
+    if not 0 < samples <= _FEW:
+        return None
+
+    def array(leaf: Tensor, *core: int) -> Any:
+        if leaf.ndim != 1 + len(core):
+            leaf = leaf.expand(*batch, *core).reshape(samples, *core)
+        return leaf.detach().double().numpy()
+
+    below, start = (None if leaf is None else array(leaf, size) for leaf in (low, y0))
+    found = solve_small(array(saddle, size, size), array(high, size), below, start, m, n)
+    inverse = None if found is None else freeze_small(torch.from_numpy(found.jacobian).to(saddle.dtype))
+    if found is None or inverse is None:
+        return None
+    value, steps = torch.from_numpy(found.z).to(saddle.dtype), torch.from_numpy(found.steps)
+    if len(batch) != 1:
+        value, steps = value.reshape(*batch, size), steps.reshape(batch)
+    aux = {"redundant": torch.zeros(batch, dtype=torch.bool)}
+    return Solution(value, None, None, steps, aux, inverse)  # what the residual says is the status
+
+
+def _blocks(x: Any) -> tuple[Any, ...]:
+    """Q, q, C, low, high and the number of equations."""
+    if "saddle" not in x:
+        return (*(x[name] for name in ("Q", "q", "A, G", "b, l", "b, h")), x["equations"].shape[-1])
+    saddle, high, low, (m, n) = x["saddle"], x["high"], x["low"], x["counts"].shape
+    bounds = None if low is None else low[..., n:]
+    return saddle[..., :n, :n], -high[..., :n], saddle[..., n:, :n], bounds, high[..., n:], m
+
+
 def _read(x: Any) -> tuple[QuadraticProgram, tuple[int, ...]]:
-    hessian, linear, rows, low, high, kind, _, _ = x.values()
+    hessian, linear, rows, low, high, m = _blocks(x)
     cores = ((hessian, 2), (linear, 1), (rows, 2), (low, 1), (high, 1))
     batch = max((tuple(leaf.shape[: leaf.ndim - core]) for leaf, core in cores if leaf is not None), key=len)
-    m, samples = kind.shape[-1], 1
-    for size in batch:
-        samples *= size
+    samples = math.prod(batch)
     if low is None:
         low = torch.cat([high[..., :m], torch.full_like(high[..., m:], -torch.inf)], -1)
     flat = []
@@ -125,13 +187,22 @@ def _harmless(program: QuadraticProgram, finite: Tensor) -> QuadraticProgram:
     )  # fmt: skip
 
 
-def _by_active_set(program: QuadraticProgram, lower: Tensor) -> Answer | None:
+def _by_active_set(program: QuadraticProgram, lower: Tensor, start: Tensor | None) -> Answer | None:
     scaled = Whitened.of(program, lower)
-    found = active_set(scaled, program.equations)
+    guess = None if start is None else _guess(program, start)
+    found = active_set(scaled, program.equations, guess)
     if found is None:
         return None
     y, mu = scaled.unscaled(found.y, found.mu)
     return Answer(y, mu, found.status, found.steps, weak=found.weak, whitened=scaled.whitened)
+
+
+def _guess(program: QuadraticProgram, start: Tensor) -> Any:
+    """(samples, k) 1 or -1 where a row may hold at its upper or lower bound, by (y, multipliers) of a warm start."""
+    y, mu = start[:, : program.n], start[:, program.n :]
+    value = times(program.rows, y)
+    value, mu, low, high = (part.cpu().double().numpy() for part in (value, mu, program.low, program.high))
+    return guessed(value, mu, low, high, program.equations)
 
 
 def _well_conditioned(lower: Tensor, info: Tensor) -> Tensor:
@@ -217,7 +288,30 @@ def _finished(program: QuadraticProgram, answer: Answer, finite: Tensor, batch: 
         z = torch.where(finite.unsqueeze(-1), z, torch.nan)
     shape = (*batch, z.shape[-1])
     aux = {"redundant": redundant.reshape(batch)}
+    certificate = _certificate(program, answer.status)
+    if certificate is not None:
+        aux["certificate"] = certificate.reshape(shape)
     return Solution(z.reshape(shape), status.reshape(batch), None, answer.steps.reshape(batch), aux, inverse)
+
+
+def _certificate(program: QuadraticProgram, status: Tensor) -> Tensor | None:
+    """Proofs (y, mu), zero where there is nothing to prove, or None where no sample needs one.
+
+    INFEASIBLE, by Farkas: C'mu = 0 while mu'C y <= mu'bound < 0 for every feasible y. UNBOUNDED: a feasible direction y
+    with Q y = 0 and q'y < 0.
+    """
+    failed = ((status == Status.INFEASIBLE) | (status == Status.UNBOUNDED)).nonzero().squeeze(-1)
+    if not len(failed):
+        return None
+    part, told = program.take(failed), status[failed].unsqueeze(-1)
+    try:
+        found, ray = conic(part), descent_ray(part)
+    except ImportError:  # without Clarabel nobody has the proof
+        return None
+    mu = torch.where((told == Status.INFEASIBLE) & (found.status.unsqueeze(-1) == told), found.mu, 0)
+    mu = mu / mu.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(mu.dtype).tiny) if program.k else mu
+    proof = torch.cat([torch.where(told == Status.UNBOUNDED, ray, 0), mu], -1)
+    return proof.new_zeros(len(status), proof.shape[-1]).index_copy(0, failed, proof)
 
 
 def _least_multipliers(program: QuadraticProgram, answer: Answer, weak: Tensor) -> Answer:

@@ -1,6 +1,8 @@
 """Convex quadratic programs with bounds on rows: what is asked, what came out, and the solvers that do not fit a batch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -10,9 +12,9 @@ from torch import Tensor
 from ..errors import NotConvexError
 from ..solution import Status
 
-_BOUND = 1e30  # what the C solvers take for infinity
+BOUND = 1e30  # what the C solvers take for infinity
 WEAK = 1e-8  # a row is weakly active where distance and multiplier, both scaled, are below
-_CONVEX = 1e-10  # an eigenvalue below -1e-10 of the largest one is no rounding
+CONVEX = 1e-10  # an eigenvalue below -1e-10 of the largest one is no rounding
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def require_convex(program: QuadraticProgram, suspects: Tensor) -> None:
     """Raise where Q has a negative eigenvalue; `suspects`: the samples without a Cholesky factor."""
     for index in suspects.nonzero().squeeze(-1).tolist():
         values = torch.linalg.eigvalsh(program.hessian[index])
-        if float(values[0]) < -_CONVEX * float(values.abs().max()):
+        if float(values[0]) < -CONVEX * float(values.abs().max()):
             raise NotConvexError(
                 f"`Q` of sample {index} is not positive semidefinite: its least eigenvalue is {float(values[0]):.3g} (the "
                 f"largest {float(values[-1]):.3g}), so the problem is not convex. Add a multiple of the identity, or use "
@@ -136,20 +138,19 @@ def require_convex(program: QuadraticProgram, suspects: Tensor) -> None:
             )
 
 
-def active_set(program: Whitened, equations: int) -> Answer | None:
+def active_set(program: Whitened, equations: int, guess: Any = None) -> Answer | None:
     """The dual active-set method in C, one sample after the other: exact, and fastest for small problems on a CPU.
 
-    Returns None where the package `daqp` is absent. y and mu are those of the scaled program.
+    Returns None where the package `daqp` is absent. y and mu are those of the scaled program. `guess` (samples, k): 1, -1
+    or 0 for rows that are held at their upper or lower bound, or are not, to begin with.
 
     Reference: Arnström, Bemporad and Axehill, "A dual active-set solver for embedded quadratic programming using
     recursive LDL' updates", IEEE Transactions on Automatic Control 67 (2022).
     """
-    try:
-        from daqp import solve
-    except ImportError:
+    if daqp() is None:
         return None
     linear, rows = (part.detach().cpu().double().numpy() for part in (program.linear, program.rows))
-    low, high = (part.detach().cpu().double().clamp(-_BOUND, _BOUND).numpy() for part in (program.low, program.high))
+    low, high = (part.detach().cpu().double().clamp(-BOUND, BOUND).numpy() for part in (program.low, program.high))
     samples, k, n = rows.shape
     sense = np.zeros(k, dtype=np.int32)
     sense[:equations] = 5
@@ -159,9 +160,14 @@ def active_set(program: Whitened, equations: int) -> Answer | None:
     for i in range(samples):
         if k:
             matrix = np.ascontiguousarray(rows[i])
-            x[i], _, flag, info = solve(identity, linear[i], matrix, high[i], low[i], sense, primal_tol=1e-9)
-            mu[i], steps[i] = info["lam"], info["iterations"]
-            status[i] = _FLAGS.get(flag, Status.MAX_STEPS)
+            x[i], _, flag, info = daqp_solve(
+                (identity, linear[i], matrix, high[i], low[i]), sense, None if guess is None else guess[i]
+            )
+            steps[i], status[i] = info["iterations"], _FLAGS.get(flag, Status.MAX_STEPS)
+            if status[i] == Status.CONVERGED:
+                mu[i] = info["lam"]
+            else:  # what DAQP hands over then is not set
+                x[i] = -linear[i]
         else:
             x[i] = -linear[i]
     found = _answer(program.linear, x, mu, status, steps)
@@ -169,6 +175,41 @@ def active_set(program: Whitened, equations: int) -> Answer | None:
     distance = np.minimum(high - value, value - low)[:, equations:]
     weak = ((np.abs(distance) <= WEAK) & (np.abs(mu[:, equations:]) <= WEAK)).any(-1)
     return replace(found, weak=torch.as_tensor(weak, device=program.linear.device))
+
+
+_UPPER, _LOWER = 1, 3  # how DAQP is told that a row is active
+
+
+def guessed(value: Any, mu: Any, low: Any, high: Any, equations: int) -> Any:
+    """1 or -1 where a row is to be tried as active: by its multiplier, or by y where there are no multipliers."""
+    mu = mu.copy()
+    mu[..., :equations] = 0
+    up, down = value >= high - WEAK * (1 + np.abs(value)), value <= low + WEAK * (1 + np.abs(value))
+    met = np.where((mu != 0).any(-1, keepdims=True), 0, up.astype(np.int8) - (down & ~up))
+    return np.sign(np.nan_to_num(mu)).astype(np.int8) + met
+
+
+def daqp_solve(program: tuple[Any, ...], sense: Any, guess: Any) -> tuple[Any, float, int, dict[str, Any]]:
+    """DAQP from the active rows of a guess, and from none where that leads nowhere."""
+    solve = daqp()
+    assert solve is not None
+    if guess is not None and 0 < np.count_nonzero(guess) <= len(program[0]):
+        warm = np.where(guess > 0, _UPPER, np.where(guess < 0, _LOWER, sense)).astype(np.int32)
+        warm[sense != 0] = sense[sense != 0]
+        found = solve(*program, warm, primal_tol=1e-9)
+        if found[2] == 1:
+            return found
+    return solve(*program, sense.copy(), primal_tol=1e-9)
+
+
+@cache
+def daqp() -> Callable[..., Any] | None:
+    """The function of the package `daqp`, or None where it is absent."""
+    try:
+        from daqp import solve
+    except ImportError:
+        return None
+    return solve
 
 
 def _answer(like: Tensor, y: Any, mu: Any, status: Any, steps: Any) -> Answer:
@@ -182,41 +223,60 @@ _FLAGS = {1: Status.CONVERGED, -1: Status.INFEASIBLE, -3: Status.UNBOUNDED}
 
 
 def conic(program: QuadraticProgram) -> Answer:
-    """The interior-point method of Clarabel, one sample after the other: for a singular Q, and where others gave up.
+    """The interior-point method of Clarabel, one sample after the other: for a singular Q, and where others gave up."""
+    import scipy.sparse as sparse
+
+    answers = []
+    for i in range(program.samples):
+        parts = (program.hessian, program.rows, program.linear, program.low, program.high)
+        q, c, linear, low, high = (part[i].detach().cpu().double().numpy() for part in parts)
+        matrices = sparse.csc_array(q), sparse.csc_array(c)
+        answers.append(clarabel_solve(matrices[0], matrices[1], linear, low, high, program.equations))
+    return _answer(program.linear, *zip(*answers, strict=True))
+
+
+def clarabel_solve(q: Any, c: Any, linear: Any, low: Any, high: Any, equations: int) -> tuple[Any, Any, int, int]:
+    """y, multipliers, status and steps of one program with matrices of `scipy.sparse`.
 
     Reference: Goulart and Chen, "Clarabel: an interior-point solver for conic programs with quadratic objectives" (2024).
     """
     import clarabel
     import scipy.sparse as sparse
 
-    clarabel = cast(Any, clarabel)  # a module in Rust, without types
-    answers = []
-    for i in range(program.samples):
-        q, c = (part[i].detach().cpu().double().numpy() for part in (program.hessian, program.rows))
-        linear, low, high = (
-            part[i].detach().cpu().double().numpy() for part in (program.linear, program.low, program.high)
-        )
-        upper, under = np.isfinite(high), np.isfinite(low)
-        m = program.equations
-        upper[:m], under[:m] = False, False
-        matrix = np.vstack([c[:m], c[upper], -c[under]])
-        bounds = np.concatenate([high[:m], high[upper], -low[under]])
-        size = max(float(np.abs(q).max(initial=0)), float(np.abs(linear).max(initial=0))) or 1.0
-        settings = clarabel.DefaultSettings()
-        settings.verbose = False
-        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
-        cones = [clarabel.ZeroConeT(m)] if m else []
-        cones += [clarabel.NonnegativeConeT(len(bounds) - m)] if len(bounds) > m else []
-        solver = clarabel.DefaultSolver(
-            sparse.csc_matrix(np.triu(q) / size), linear / size, sparse.csc_matrix(matrix), bounds, cones, settings
-        )
-        found = solver.solve()
-        dual, mu = np.asarray(found.z) * size, np.zeros(program.k)
-        mu[:m] = dual[:m]
-        mu[upper] += dual[m : m + upper.sum()]
-        mu[under] -= dual[m + upper.sum() :]
-        answers.append((np.asarray(found.x), mu, _conic_status(str(found.status)), found.iterations))
-    return _answer(program.linear, *zip(*answers, strict=True))
+    clarabel, m = cast(Any, clarabel), equations  # a module in Rust, without types
+    upper, under = np.isfinite(high), np.isfinite(low)
+    upper[:m], under[:m] = False, False
+    c = c.tocsr()
+    matrix = sparse.vstack([c[:m], c[upper.nonzero()[0]], -c[under.nonzero()[0]]], format="csc")
+    bounds = np.concatenate([high[:m], high[upper], -low[under]])
+    size = max(float(abs(q.data).max(initial=0)), float(np.abs(linear).max(initial=0))) or 1.0
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
+    cones = [clarabel.ZeroConeT(m)] if m else []
+    cones += [clarabel.NonnegativeConeT(len(bounds) - m)] if len(bounds) > m else []
+    upper_half = sparse.csc_matrix(sparse.triu(q, format="csc") / size)
+    solver = clarabel.DefaultSolver(upper_half, linear / size, sparse.csc_matrix(matrix), bounds, cones, settings)
+    found = solver.solve()
+    dual, mu = np.asarray(found.z) * size, np.zeros(len(high))
+    mu[:m] = dual[:m]
+    mu[upper] += dual[m : m + upper.sum()]
+    mu[under] -= dual[m + upper.sum() :]
+    return np.asarray(found.x), mu, _conic_status(str(found.status)), found.iterations
+
+
+def descent_ray(program: QuadraticProgram) -> Tensor:
+    """Directions (samples, n) with Q y = 0, q'y < 0 and |y_i| <= 1 in which no row is ever violated; else zero."""
+    q, c = program.hessian, program.rows
+    samples, n, m = program.samples, program.n, program.equations
+    identity = torch.eye(n, dtype=q.dtype, device=q.device).expand(samples, n, n)
+    one, zero = torch.ones_like(program.linear), torch.zeros_like(program.linear)
+    high = torch.cat([zero, torch.where(program.high.isfinite(), 0, torch.inf), one], -1)
+    low = torch.cat([zero, torch.where(program.low.isfinite(), 0, -torch.inf), -one], -1)
+    rows = torch.cat([q, c, identity], -2)
+    found = conic(QuadraticProgram(torch.zeros_like(q), program.linear, rows, low, high, n + m))
+    falls = (program.linear * found.y).sum(-1) < 0
+    return torch.where((falls & (found.status == Status.CONVERGED)).unsqueeze(-1), found.y, 0)
 
 
 def _conic_status(name: str) -> int:

@@ -13,13 +13,15 @@ from ..problem import Problem
 from ..solution import Solution, Status
 from .feasible import nearest_feasible
 from .newton import Newton
-from .program import Derivatives, Program, largest, settle
+from .polish import Polished, settle
+from .program import Derivatives, Program, largest
 
 Method = Literal["SLSQP", "trust-constr"]
 _ACTIVE = 1e-5  # an inequality above minus this may push; which ones do is found by nonnegative least squares
 _STATIONARY = 1e-3  # relative gradient of the Lagrangian from which on Newton steps on the KKT conditions go on
 _FEASIBLE = 1e-5
 _UNBOUNDED = 1e10
+_LARGEST_GRADIENT = 100.0  # f, h, g are scaled to that at the start
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class ScipyMinimize:
         """Solve for every sample; failures are in the status, nothing is raised for them."""
         program = Program.of(problem, "ScipyMinimize")
         start = program.vectors.y0
-        y, nu, lam = (t.clone() for t in program.split(start))
+        y = program.split(start)[0].clone()
         status = torch.zeros(len(y), dtype=torch.long, device=y.device)
         steps = torch.zeros_like(status)
         if not y.numel():
@@ -76,14 +78,15 @@ class ScipyMinimize:
                 start, status=status, residual_norm=y.sum(-1), steps=steps, aux={"redundant": none}
             )
         try:
-            at = program.derivatives(y, nu, lam)
+            program = program.scaled(y, _LARGEST_GRADIENT)
         except (
             ValueError,
             RuntimeError,
         ):  # verification wraps F: the KKT residual is left, and its root near the start
             return Newton()(problem)
+        at = program.derivatives(y, *(y.new_zeros(len(y), k) for k in (program.m, program.p)))
         finite = at.finite()
-        known = torch.full_like(torch.cat([nu, lam], -1), torch.nan)
+        known = y.new_full((len(y), program.m + program.p), torch.nan)
         status[~finite] = int(Status.NONFINITE)
         for b in finite.nonzero().squeeze(-1).tolist():
             y[b], steps[b], known[b] = self._one(_Alone(program, y, b), y[b])
@@ -97,9 +100,8 @@ class ScipyMinimize:
             y, nu, lam = (torch.where(lost.unsqueeze(-1), a, b) for a, b in ((near, y), (0 * nu, nu), (0 * lam, lam)))
             status = torch.where(failed, int(Status.MAX_STEPS), status)
             status = torch.where(lost, int(Status.INFEASIBLE), status)
-        z = torch.cat([y, nu, lam], -1)
-        broken = ~program.vectors.residual(z).isfinite().all(-1) & finite
-        return settle(program, torch.where(broken.unsqueeze(-1), start, z), status, steps)
+        polished = Polished.of(program, torch.cat([y, nu, lam], -1), status == Status.CONVERGED)
+        return settle(polished, start, status, steps)
 
     def _one(self, alone: "_Alone", y0: Tensor) -> tuple[Tensor, int, Tensor]:
         """SciPy's last iterate of one sample if that is finite, else the start; its multipliers, NaN where unknown."""

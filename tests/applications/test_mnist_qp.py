@@ -107,6 +107,15 @@ def test_mnist_itself():
         ("train-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((60, 5, 6)))), "the others are not"),
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(idx(np.full(30, 11))), "no digits"),
     ],
+    ids=[
+        "no gzip",
+        "end missing",
+        "a byte missing",
+        "empty",
+        "fewer pictures",
+        "other size",
+        "no digits",
+    ],  # not the time in a gzip
 )
 def test_files_that_cannot_be_used(root, name, content, words):
     (root / "mnist" / name).write_bytes(content)

@@ -87,7 +87,8 @@ def test_derivatives_of_both_orders(block):
         if not isinstance(block, Exponential):
             return block.project(u, rho, 2)
         v, r = u[..., :3], u[..., 3]
-        return torch.cat([block.project(v, r, 2), block.height(v, r).unsqueeze(-1)], -1)
+        s, height = block.project_with_height(v, r)
+        return torch.cat([s, height.unsqueeze(-1)], -1)
 
     single = vmap(vmap(jacrev(lambda u: parts(u.unsqueeze(0)).squeeze(0))))
     torch.testing.assert_close(jacobian, single(point), atol=1e-11, rtol=1e-11)

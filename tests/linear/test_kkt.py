@@ -38,7 +38,7 @@ KINDS = ["definite", "linear program", "singular", "shared", "redundant"]
 @pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_the_pseudo_inverse_of_the_matrix(kind, small, monkeypatch):
-    monkeypatch.setattr(kkt, "_SMALL", 40 if small else 0)
+    monkeypatch.setattr(kkt, "SMALL", 40 if small else 0)
     parts = system(kind)
     inverse, matrix = freeze_kkt(*parts), dense(*parts)
     assert isinstance(inverse, SmallKKTInverse if small and kind != "redundant" else KKTInverse)
@@ -54,7 +54,7 @@ def test_it_is_the_pseudo_inverse_of_the_matrix(kind, small, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["definite", "shared"])
 def test_reports_hold_the_true_residual(kind, monkeypatch):
-    monkeypatch.setattr(kkt, "_SMALL", 0)
+    monkeypatch.setattr(kkt, "SMALL", 0)
     parts = system(kind)
     inverse, matrix = freeze_kkt(*parts), dense(*parts)
     b = torch.ones(matrix.shape[:2], dtype=torch.float64)

@@ -25,7 +25,7 @@ def code_of(arguments):
         (["fit", "image"], ["Missing"]),
         (["fit", "imag", "camera"], ["image"]),
         (["bench", "inr-imag"], ["perhaps `inr-image`"]),
-        (["bench", "nothing"], ["core, deq, inr-image"]),
+        (["bench", "nothing"], ["expected one of core, ", "inr-image"]),
         (["bench", "core", "--sizes", "3"], ["`--sizes` holds `3`", "`64x8`"]),
         (["bench", "deq", "--sizes", "8x0x"], ["`--sizes` holds `8x0x`"]),
         (["bench", "core", "--systems", "implayer Newtn"], ["perhaps `implayer Newton`"]),
