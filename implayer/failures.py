@@ -37,7 +37,7 @@ _HINTS = {
 }
 
 
-def enforce(solution: Solution, on_failure: OnFailure, who: str, problem: Problem) -> None:
+def enforce(solution: Solution, on_failure: OnFailure, who: object, problem: Problem) -> None:
     """Raise or warn about failed samples as `on_failure` says; "nan" and "ignore" are silent here."""
     status = solution.status
     if not bool(status.any()):  # CONVERGED is 0
@@ -72,7 +72,7 @@ def warn_ill_conditioned(condition: Tensor | None, on_failure: OnFailure, dtype:
         )
 
 
-def _explain(solution: Solution, who: str, problem: Problem) -> str:
+def _explain(solution: Solution, who: object, problem: Problem) -> str:
     status = solution.status
     failed = status[~solution.converged]
     most = 0 if solution.steps is None else int(solution.steps[~solution.converged].max())

@@ -126,6 +126,9 @@ def judge(problem: Problem, outcome: Outcome, residual: Tensor | None = None) ->
     measure = _stationarity(vectors, outcome.y) if tall else torch.linalg.vector_norm(r, dim=-1)
     tolerance = default_tolerance(None, outcome.layout.dtype)
     good = measure <= tolerance
+    if bool(good.all()) and bool(torch.isfinite(outcome.y).all()):
+        status = torch.zeros_like(measure, dtype=torch.long) if outcome.status is None else outcome.status.long()
+        return replace(outcome, status=status, residual_norm=measure, judged=True)
     if not outcome.cut_short and not bool(good.all()):  # the rest costs evaluations of F
         scale = _scale(problem, outcome.layout, tall)
         good = measure <= tolerance + tolerance * scale

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
 import torch
@@ -126,7 +126,7 @@ class ImplicitLayer(torch.nn.Module):
             problem,
             self.forward_solver,
             self.on_failure,
-            _described(self.forward_solver, x, y0),
+            _Described(self.forward_solver, x, y0),
             tuple(p for _, p in parameters if p.requires_grad),
             (lambda operator: None) if y0 is not None and not transforms() else self._probe,
         )
@@ -252,13 +252,20 @@ def _require_one_answer(first: Tensor, second: Tensor) -> None:
         )
 
 
-def _described(solver: Any, x: Tree, y0: Tree) -> str:
-    """The name of a solver and the tolerances that hold for these inputs."""
-    leaves = [leaf for leaf in [*_tree.leaves(y0), *_tree.leaves(x)] if _tree.differentiable(leaf)]
-    if not leaves or not hasattr(solver, "max_steps"):
-        return describe(solver)
-    atol, rtol = (default_tolerance(getattr(solver, name, None), leaves[0].dtype) for name in ("atol", "rtol"))
-    return f"{describe(solver)}(atol={atol:g}, rtol={rtol:g}, max_steps={solver.max_steps})"
+@dataclass(frozen=True)
+class _Described:
+    """The name of a solver and the tolerances that hold for these inputs, made when a message asks for them."""
+
+    solver: Any
+    x: Tree
+    y0: Tree
+
+    def __str__(self) -> str:
+        leaves = [leaf for leaf in [*_tree.leaves(self.y0), *_tree.leaves(self.x)] if _tree.differentiable(leaf)]
+        if not leaves or not hasattr(self.solver, "max_steps"):
+            return describe(self.solver)
+        atol, rtol = (default_tolerance(getattr(self.solver, name, None), leaves[0].dtype) for name in ("atol", "rtol"))
+        return f"{describe(self.solver)}(atol={atol:g}, rtol={rtol:g}, max_steps={self.solver.max_steps})"
 
 
 def _promoted(x: Tree, y0: Tree) -> tuple[Tree, Tree, tuple[torch.dtype, torch.dtype] | None]:

@@ -24,13 +24,14 @@ class Request:
 
     - `linear_solver`, `order`: those of the adjoint; `order=None` is 2 for a dense inverse and 1 for a matrix-free one.
     - `trainable`: the parameters of the layer that require grad.
+    - `who`: its `str` names the solver in messages.
     - `probe`: called with the Jacobian operator; refuses an F that mixes samples, once per shape.
     """
 
     problem: Problem
     solver: Callable[[Problem], Any]
     on_failure: OnFailure
-    who: str
+    who: object
     trainable: tuple[Tensor, ...]
     probe: Callable[[JacobianOperator], None]
     linear_solver: AbstractLinearSolver | None = None
