@@ -9,6 +9,8 @@ from .errors import (
     AdjointError,
     BatchCouplingError,
     ClosureError,
+    DeflationError,
+    DegenerateEigenvalueError,
     DegenerateWarning,
     DeviceError,
     DtypeError,
@@ -16,7 +18,9 @@ from .errors import (
     ImplayerError,
     InfeasibleError,
     NotConvexError,
+    NotDefiniteError,
     NotPicklableError,
+    NotSymmetricError,
     OrderError,
     RandomResidualError,
     ShapeError,
@@ -29,6 +33,9 @@ from .errors import (
 from .layer import ImplicitLayer
 from .layers.argmin import ArgminLayer
 from .layers.cvxpy_layer import CvxpyLayer
+from .layers.eigen import EigenLayer
+from .layers.eigen_dense import Clusters
+from .layers.eigen_general import NonsymmetricEigenLayer, ProjectedEigenLayer, SingularLayer
 from .layers.fixed_point import FixedPointLayer
 from .layers.qp import QPLayer
 from .layers.spectral import spectral_norm
@@ -48,12 +55,15 @@ from .solvers import (
     ScipyMinimize,
     ScipyRoot,
 )
+from .solvers.eigen import Lapack
+from .solvers.eigen_sparse import LOBPCG, ShiftInvert
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CG",
     "GMRES",
+    "LOBPCG",
     "LSMR",
     "LU",
     "MINRES",
@@ -67,10 +77,14 @@ __all__ = [
     "Broyden",
     "Cholesky",
     "ClosureError",
+    "Clusters",
     "CvxpyLayer",
+    "DeflationError",
+    "DegenerateEigenvalueError",
     "DegenerateWarning",
     "DeviceError",
     "DtypeError",
+    "EigenLayer",
     "FixedPointLayer",
     "IllConditionedWarning",
     "ImplayerError",
@@ -80,23 +94,30 @@ __all__ = [
     "InteriorPoint",
     "JacobianFree",
     "JacobianOperator",
+    "Lapack",
     "LevenbergMarquardt",
     "MatrixOperator",
     "Neumann",
     "Newton",
+    "NonsymmetricEigenLayer",
     "NotConvexError",
+    "NotDefiniteError",
     "NotPicklableError",
+    "NotSymmetricError",
     "OrderError",
     "PhantomAdjoint",
     "Picard",
     "Problem",
+    "ProjectedEigenLayer",
     "QPLayer",
     "QPSolver",
     "RandomResidualError",
     "ScipyMinimize",
     "ScipyRoot",
     "ShapeError",
+    "ShiftInvert",
     "SingularJacobianError",
+    "SingularLayer",
     "Solution",
     "SolveError",
     "SolveWarning",

@@ -37,6 +37,26 @@ class AdjointError(SolveError):
     """The linear solve of the derivative did not reach its tolerance."""
 
 
+class DegenerateEigenvalueError(SolveError):
+    """A loss depends on the basis that was chosen inside a cluster of eigenvalues, where vectors are not unique."""
+
+
+class NoSurfaceError(SolveError):
+    """The field of a sample does not cross the level, so there is no surface; `.solution.value` is None."""
+
+
+class NotSymmetricError(ImplayerError, ValueError):
+    """A matrix that has to be symmetric is not; raised under every policy for failures."""
+
+
+class NotDefiniteError(ImplayerError, ValueError):
+    """A matrix that has to be positive definite is not; raised under every policy for failures."""
+
+
+class DeflationError(ImplayerError, ValueError):
+    """Vectors that are said to be known eigenvectors are not."""
+
+
 class NotConvexError(ImplayerError, ValueError):
     """A problem that has to be convex is not; raised under every policy for failures."""
 

@@ -8,11 +8,12 @@ start. Only F is differentiated. The only autograd Functions of the library are 
 - `FrozenSolve` applies a matrix-free frozen inverse, a linear map whose derivative is itself;
 - `Unheld` and `MapStep` attach the truncated gradient to an evaluation of the fixed-point map;
 - `Earlier` spares a first derivative the chord steps before the last one, which only higher ones need;
+- `Postponed` gives a solution its derivative only when that is asked for, and tapes nothing before;
 - `Fence` refuses derivatives beyond the order that the chord steps make exact.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,6 +103,7 @@ class LinearCall:
     levels: tuple[int, ...] = ()
     transposed: bool = False
     skip: bool = False  # the value is known to be zero to tolerance; only the derivative is wanted
+    last: bool = False  # the chord step whose cotangents are those of y itself, which an inverse may `watch`
 
     def turned(self) -> "LinearCall":
         """The transposed map."""
@@ -115,6 +117,9 @@ class LinearCall:
         with plain(b.device):
             value, report = (self.inverse.rsolve if self.transposed else self.inverse.solve)(b.detach())
         spoiled = self.judge(report)
+        if self.last and self.transposed and hasattr(self.inverse, "watch"):
+            watched = self.inverse.watch(b.detach())  # type: ignore[attr-defined]
+            spoiled = watched if spoiled is None else spoiled
         return value if spoiled is None else torch.where(spoiled.unsqueeze(-1), torch.nan, value)
 
 
@@ -228,6 +233,44 @@ class Earlier(torch.autograd.Function):
         return cotangents[0] if ctx.open else None
 
 
+# ------------------------------------------------------------------------------------------- derivatives on demand
+@dataclass(frozen=True)
+class Demand:
+    """What `Postponed` calls: `pull(g) -> cotangents of the tensors`, once; `attached(*tensors) -> y`, to be differentiated."""
+
+    pull: Callable[[Tensor], Sequence[Any]]
+    attached: Callable[..., Tensor]
+
+
+class Postponed(torch.autograd.Function):
+    """y, a function of the tensors, for eager reverse mode; nothing is taped in the forward pass.
+
+    A first derivative is a product with constants. One that is to be differentiated again makes the chord steps first.
+    """
+
+    @staticmethod
+    def forward(y: Tensor, demand: Demand, *tensors: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, ctx.demand, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        (g,) = cotangents
+        needed, again = ctx.needs_input_grad[2:], torch.is_grad_enabled()
+        if not (again or transforms() or _functorch.is_legacy_batchedtensor(g)):
+            found = ctx.demand.pull(g)
+            return None, None, *(part if need else None for part, need in zip(found, needed, strict=True))
+        with torch.enable_grad():
+            y = ctx.demand.attached(*ctx.saved_tensors)
+        wanted = [tensor for tensor, need in zip(ctx.saved_tensors, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(y, wanted, g, create_graph=again, allow_unused=True))
+        return None, None, *(next(found) if need else None for need in needed)
+
+
 # ------------------------------------------------------------------------------------------------------- the fence
 @dataclass(frozen=True)
 class Limit:
@@ -296,7 +339,7 @@ class Fence(torch.autograd.Function):
         return tangent.view_as(tangent) if tangent is not None else None
 
 
-for _function in (Below, FrozenSolve, Unheld, MapStep, Earlier, Fence):
+for _function in (Below, FrozenSolve, Unheld, MapStep, Earlier, Postponed, Fence):
     # `apply` asks for the signature in every call, which costs more than a product with a small Jacobian; it is kept here.
     _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
 
@@ -350,6 +393,6 @@ def attach(
             elif hold is not None:
                 s = s - torch.where(hold.unsqueeze(-1), s.detach(), torch.zeros_like(s))
         else:
-            s = FrozenSolve.apply(r, anchor, LinearCall(inverse, judge, levels, skip=True))
+            s = FrozenSolve.apply(r, anchor, LinearCall(inverse, judge, levels, skip=True, last=step == steps - 1))
         value = value - s
     return Attachment(value, r.detach(), isinstance(inverse, AbstractDenseInverse))

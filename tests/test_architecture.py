@@ -46,9 +46,9 @@ ROOF = max(FLOORS.values()) + 1  # implayer/__init__.py, which shows the public 
 
 # The only packages that may be imported inside a function: slow to import, or of an extra that may be absent.
 LAZY = {
-    "implayer": {"hypothesis", "scipy", "cvxpy", "clarabel", "scs", "daqp"},
+    "implayer": {"hypothesis", "scipy", "cvxpy", "clarabel", "scs", "daqp", "trimesh"},
     "applications": {"matplotlib", "PIL", "skimage", "sklearn"}
-    | {"torchdeq", "torchopt", "jax", "jaxopt", "optimistix", "qpth", "proxsuite", "cvxpy", "cvxpylayers"},
+    | {"kaolin", "torchdeq", "torchopt", "jax", "jaxopt", "optimistix", "xitorch", "qpth", "proxsuite", "cvxpy", "cvxpylayers"},
 }
 DRAWERS = {"utils", "util", "misc", "registry", "settings", "helpers", "common"}
 MAX_LINES = 400
