@@ -48,7 +48,19 @@ ROOF = max(FLOORS.values()) + 1  # implayer/__init__.py, which shows the public 
 LAZY = {
     "implayer": {"hypothesis", "scipy", "cvxpy", "clarabel", "scs", "daqp", "trimesh"},
     "applications": {"matplotlib", "PIL", "skimage", "sklearn"}
-    | {"kaolin", "torchdeq", "torchopt", "jax", "jaxopt", "optimistix", "xitorch", "qpth", "proxsuite", "cvxpy", "cvxpylayers"},
+    | {
+        "kaolin",
+        "torchdeq",
+        "torchopt",
+        "jax",
+        "jaxopt",
+        "optimistix",
+        "xitorch",
+        "qpth",
+        "proxsuite",
+        "cvxpy",
+        "cvxpylayers",
+    },
 }
 DRAWERS = {"utils", "util", "misc", "registry", "settings", "helpers", "common"}
 MAX_LINES = 400

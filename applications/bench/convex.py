@@ -19,25 +19,24 @@ from implayer import CvxpyLayer
 from implayer.verify.planted import planted
 
 from ..shared.memory import PeakMemory
+from .asked import Asked
 from .core import prepare
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Asked):
     """Time forward and backward, growth of peak memory, error of the gradient; each system in a process of its own."""
 
     sizes: str = "128x100x0x100,1x500x100x500"
-    """Dense quadratic programs: samples x unknowns x equations x inequalities, separated by commas."""
-    examples: str = "soc,sdp,entropy,logistic"
-    """Examples with cones, separated by commas."""
-    batches: str = "1,16"
-    """Batch sizes of the examples."""
+    """Dense quadratic programs: samples x unknowns x equations x inequalities, separated by commas; empty for none."""
     systems: str = "implayer,cvxpylayers"
     """Which systems, separated by commas."""
     reps: int = 9
     """Repetitions, of which the median is printed."""
-    threads: int = 1
-    """Threads of torch."""
+    examples: str = "soc,sdp,entropy,logistic"
+    """Examples with cones, separated by commas; empty for none."""
+    batches: str = "1,16"
+    """Batch sizes of the examples."""
     limit: float = 3.0
     """Seconds of one call beyond which a system is called only once more."""
     child: str = ""
@@ -53,14 +52,15 @@ def main(arguments: list[str]) -> int:
         case, system = options.child.split("/")
         print(json.dumps(_measured(case, system, options)))
         return 0
-    prepare(options.threads)
-    cases = [size for size in options.sizes.split(",") if size]
+    systems = options.names(SYSTEMS)
+    cases = ["x".join(map(str, shape)) for shape in options.shapes("128x100x0x100")] if options.sizes else []
+    prepare(options.checked().threads)
     cases += [f"{name}:{batch}" for name in options.examples.split(",") if name for batch in options.batches.split(",")]
     for case in cases:
         print(f"\n{case.replace(':', ', batch ')}")
         print(f"  {'system':14} {'forward':>9} {'backward':>9} {'total ms':>9} {'+MB':>7}  err gradient")
         found = {}
-        for name in options.systems.split(","):
+        for name in systems:
             row = _in_a_process(replace(options, child=f"{case}/{name}"))
             if "skipped" in row:
                 print(f"  {name}: skipped, {row['skipped']}", flush=True)

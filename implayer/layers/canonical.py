@@ -9,6 +9,7 @@ sums of torch, whose derivatives of every kind come by themselves. A quadratic o
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ImplayerError
+from ..modes import forward_mode, transforms
 from .cone_program import ConeData, ConeProgram, Pattern
 from .cones import Cones
+from .disciplined import require_dpp
 from .elimination import Elimination, eliminate
 
 _DUAL_KINDS = ("Zero", "NonNeg", "SOC", "SvecPSD", "ExpCone")  # the order in which CVXPY stacks constraints
@@ -31,12 +34,14 @@ class Term:
     columns: Tensor
     coefficients: Tensor
 
-    def added(self, total: Tensor, parameter: Tensor) -> Tensor:
-        """(*batch, size) plus this term of a parameter (*batch, entries)."""
+    def added(self, total: Tensor, parameter: Tensor, own: bool) -> Tensor:
+        """(*batch, size) plus this term of a parameter (*batch, entries); `own`: it may be changed where it stands."""
         values = parameter.index_select(-1, self.columns) * self.coefficients
         if self.rows is None:
             return total + values
         (batch,) = torch.broadcast_shapes(values.shape[:-1], total.shape[:-1])
+        if own and total.shape == (batch, total.shape[-1]) and not (transforms() or forward_mode()):
+            return total.index_add_(-1, self.rows, values.expand(batch, -1))
         return total.expand(batch, -1).index_add(-1, self.rows, values.expand(batch, -1))
 
 
@@ -61,7 +66,7 @@ class AffineMap:
         out = self.constant
         for term, parameter in zip(self.terms, parameters, strict=True):
             if term is not None:
-                out = term.added(out, parameter)
+                out = term.added(out, parameter, own=out is not self.constant)
         return out
 
 
@@ -85,6 +90,7 @@ class Canonical:
 
     program: ConeProgram
     maps: tuple[AffineMap, AffineMap, AffineMap, AffineMap]  # P, q, A, b
+    shapes: tuple[tuple[int, ...], ...]  # of the parameters
     symmetric: tuple[bool, ...]  # which parameters are symmetric matrices, to be averaged with their transposes
     recoveries: tuple[Recovery, ...]
 
@@ -105,6 +111,51 @@ class Canonical:
         P, q, A, b = (value if value.ndim == 2 else value.unsqueeze(0) for value in values)
         return P, q, A, b
 
+    def numbers(self, tensors: Sequence[Tensor], batched: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same without a graph, by products with sparse matrices."""
+        flat = []
+        for tensor, has_batch, symmetric in zip(tensors, batched, self.symmetric, strict=True):
+            value = tensor.detach().numpy()
+            value = (value + np.swapaxes(value, -1, -2)) / 2 if symmetric else value
+            flat.append(value.reshape(value.shape[0] if has_batch else 1, -1))
+        values = []
+        for constant, matrices in self._matrices:
+            parts = [(pair[0] @ x.T).T for pair, x in zip(matrices, flat, strict=True) if pair is not None]
+            values.append(torch.from_numpy(sum(parts, constant[None])))
+        P, q, A, b = values
+        return P, q, A, b
+
+    def pulled(self, cotangents: Sequence[Any], batched: Sequence[bool]) -> list[Any]:
+        """Cotangents of the parameters for those (samples, size) of P, q, A and b, as arrays of NumPy."""
+        found = []
+        for k, (shape, has_batch, symmetric) in enumerate(zip(self.shapes, batched, self.symmetric, strict=True)):
+            total: Any = np.zeros((len(cotangents[1]) if has_batch else 1, math.prod(shape)))
+            for (_, matrices), cotangent in zip(self._matrices, cotangents, strict=True):
+                if matrices[k] is not None:
+                    total += (matrices[k][1] @ (cotangent if has_batch else cotangent.sum(0, keepdims=True)).T).T
+            value = total.reshape((len(total), *shape) if has_batch else shape)
+            found.append((value + np.swapaxes(value, -1, -2)) / 2 if symmetric else value)
+        return found
+
+    @cached_property
+    def _matrices(self) -> list[tuple[Any, list[Any]]]:
+        """Of each map, the constant and for each parameter a sparse matrix and its transpose."""
+        import scipy.sparse as sparse
+
+        found = []
+        for affine in self.maps:
+            size, matrices = len(affine.constant), []
+            for term, shape in zip(affine.terms, self.shapes, strict=True):
+                if term is not None:
+                    rows = np.arange(size) if term.rows is None else term.rows.numpy()
+                    entries = (term.coefficients.numpy(), (rows, term.columns.numpy()))
+                    matrix = sparse.csr_array(entries, shape=(size, math.prod(shape)))
+                    matrices.append((matrix, matrix.T.tocsr()))
+                else:
+                    matrices.append(None)
+            found.append((affine.constant.numpy(), matrices))
+        return found
+
 
 def canonicalise(problem: Any, parameters: Sequence[Any], variables: Sequence[Any]) -> Canonical:
     """Let CVXPY bring a DPP problem into the form of Clarabel and read the maps off it."""
@@ -119,7 +170,7 @@ def canonicalise(problem: Any, parameters: Sequence[Any], variables: Sequence[An
             "`problem` needs power cones (`power` with a fractional exponent, `geo_mean`, `pnorm`), which this layer does not "
             "differentiate. Rewrite the term with squares, `exp` and `log`, or `quad_over_lin`."
         )
-    cones = Cones(dims.zero, dims.nonneg, tuple(dims.soc), tuple(dims.psd), dims.exp)
+    cones = Cones(dims.zero, dims.nonneg, tuple(dims.soc), tuple(dims.psd), dims.exp).prepared()
     n, m = int(program.x.size), cones.size
     split = _Splitter(program, parameters, chain.compose_param_id_map())
     tensor = program.A.tocsr()
@@ -134,7 +185,8 @@ def canonicalise(problem: Any, parameters: Sequence[Any], variables: Sequence[An
     elimination = None
     if cones.polyhedral and len(P.rows) and not (cone_program.is_sparse and n == len(recover.columns)):
         elimination = eliminate(cone_program, A_map.constant, recover.columns)
-    return Canonical(cone_program, maps, tuple(map(_is_symmetric, parameters)), recoveries, elimination)
+    shapes = tuple(tuple(parameter.shape) for parameter in parameters)
+    return Canonical(cone_program, maps, shapes, tuple(map(_is_symmetric, parameters)), recoveries, elimination)
 
 
 def _entries(recoveries: Iterable[Recovery]) -> Tensor:
@@ -291,40 +343,3 @@ def _constraint_rows(program: Any) -> dict[int, int]:
         rows[constraint.id] = start
         start += constraint.size
     return rows
-
-
-# ------------------------------------------------------------------------------------------------- what is not DPP
-def require_dpp(problem: Any) -> None:
-    """Refuse a problem that is not DPP, and say which term is to blame."""
-    if problem.is_dpp(quad_form_dpp="qp"):
-        return
-    kind = "DCP (disciplined convex)" if not problem.is_dcp() else "DPP (disciplined parametrised)"
-    culprits = [f"the objective, in the term `{term}`" for term in _offending(problem.objective.expr, True)[:2]]
-    for number, constraint in enumerate(problem.constraints):
-        if not constraint.is_dcp(dpp=True):
-            found = [term for arg in constraint.args for term in _offending(arg, False)]
-            what = f"in the term `{found[0]}`" if found else "as a whole"
-            culprits.append(f"constraint {number} (`{constraint}`), {what}")
-    where = "; ".join(culprits) or "its objective as a whole"
-    raise ImplayerError(
-        f"`problem` is not {kind}: {where}. In a DPP problem parameters enter affinely and a product has the parameters in one "
-        f"factor alone. Replace a product or function of parameters by a new parameter that you compute in torch; "
-        f"`quad_form(x, P)` with a parameter needs `P = cp.Parameter((n, n), PSD=True)` and belongs in the objective."
-    )
-
-
-def _offending(expression: Any, objective: bool) -> list[Any]:
-    """The smallest subexpressions that break the rules."""
-    from cvxpy.utilities import scopes
-
-    def good(e: Any) -> bool:
-        with scopes.dpp_scope():
-            if not objective:
-                return e.is_convex() or e.is_concave()
-            with scopes.quad_form_dpp_scope():
-                return e.is_convex() or e.is_concave()
-
-    if good(expression):
-        return []
-    inner = [term for arg in getattr(expression, "args", ()) for term in _offending(arg, objective)]
-    return inner or [expression]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..modes import transform_counts
-from .cones import Cones, Exponential, exponential_parameter
+from .cones import Cones
+from .frozen_program import FrozenProgram
 
 _SPARSE_FROM = 120  # unknowns from which a Jacobian that is mostly zero is factorised as a sparse matrix
 _SPARSE_SHARE = 0.15  # of entries that are not zero, at most
@@ -149,76 +150,14 @@ class ConeProgram:
         stationary = self.P.times(P, x) + q + self.A.transposed_times(A, s - v)
         return Point(stationary, self.A.times(A, x) + s - b, height)
 
+    def frozen(self, data: ConeData) -> FrozenProgram:
+        """The program of given numbers; `data` has one axis of samples."""
+        P, q, A, b = (part.numpy() for part in data)
+        return FrozenProgram(self, (P, q, A, b))
+
     def split(self, z: Tensor) -> Point:
         """A vector (samples, size) as its parts."""
         return Point(*z.split([self.n, self.cones.size, self.cones.exp], -1))
-
-    def point(self, x: Tensor, s: Tensor, y: Tensor) -> Tensor:
-        """The vector z of primal, slack and multiplier, (samples, size)."""
-        v = s - y
-        return torch.cat([x, v, exponential_parameter(self.cones, v, s)], -1)
-
-    def residual(self, data: ConeData, z: Tensor) -> Tensor:
-        """F on vectors."""
-        return torch.cat(self(data, self.split(z)), -1)
-
-    def margin(self, z: Tensor) -> Tensor:
-        """(samples,) relative distance to where s and y both vanish somewhere, so that the projection has no derivative."""
-        _, v, rho = self.split(z)
-        return self.cones.margin(v, rho)
-
-    def pull(self, data: ConeData, z: Tensor, u: Tensor) -> Tensor:
-        """(samples,) the norm of the derivative of u'F with respect to the data that parameters enter."""
-        x, v, rho = self.split(z)
-        y, (u_x, u_v, _) = self.cones.project(v, rho) - v, self.split(u)
-        A = u_x[:, self.A.columns] * y[:, self.A.rows] + u_v[:, self.A.rows] * x[:, self.A.columns]
-        parts = ConeData(u_x[:, self.P.rows] * x[:, self.P.columns], u_x, A, u_v)
-        moved = [part * live for part, live in zip(parts, self.live, strict=True)]
-        return torch.linalg.vector_norm(torch.cat(moved, -1), dim=-1)
-
-    def slopes(self, v: Tensor, rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The derivative of (s, height) with respect to (v, rho) by its entries: rows, columns, values (samples, entries)."""
-        zero, m = self.cones.zero, self.cones.size
-        half = torch.arange(zero, zero + self.cones.nonneg)
-        rows, columns, values = [half], [half], [(v[:, half] > 0).to(v.dtype)]
-        for block in self.cones.blocks:
-            place = block.index
-            if isinstance(block, Exponential):
-                place = torch.cat([place, m + torch.arange(len(place)).unsqueeze(-1)], -1)
-            count, d = place.shape
-            rows.append(place.unsqueeze(-1).expand(count, d, d).reshape(-1))
-            columns.append(place.unsqueeze(-2).expand(count, d, d).reshape(-1))
-            values.append(block.jacobian(v[:, block.index], rho).flatten(1))
-        return torch.cat(rows), torch.cat(columns), torch.cat(values, -1)
-
-    def dense_jacobian(self, data: ConeData, z: Tensor) -> Tensor:
-        """dF/dz as (samples, size, size)."""
-        n, m, k = self.n, self.cones.size, self.cones.exp
-        rows, columns, values = self.slopes(*self.split(z)[1:])
-        slopes = Pattern(rows, columns, (m + k, m + k)).dense(values)
-        A = self.A.dense(data.A)
-        dual = slopes[:, :m].clone()
-        dual.diagonal(dim1=-2, dim2=-1).sub_(1.0)
-        top = torch.cat([self.P.dense(data.P), A.mT @ dual], -1)
-        middle = torch.cat([A, slopes[:, :m]], -1)
-        bottom = torch.cat([A.new_zeros(len(A), k, n), slopes[:, m:]], -1)
-        return torch.cat([top, middle, bottom], -2)
-
-    def sparse_jacobians(self, data: ConeData, z: Tensor) -> list[Any]:
-        """The same as one SciPy matrix for each sample."""
-        import scipy.sparse as sparse
-
-        n, m, k = self.n, self.cones.size, self.cones.exp
-        rows, columns, values = self.slopes(*self.split(z)[1:])
-        place, numbers = (rows.numpy(), columns.numpy()), values.numpy()
-        unit = sparse.eye_array(m, m + k, format="csr")
-        found = []
-        for i in range(len(z)):
-            slopes = sparse.csr_array((numbers[i], place), shape=(m + k, m + k))
-            P, A = self.P.sparse(data.P[i].numpy()), self.A.sparse(data.A[i].numpy())
-            lower = sparse.hstack([sparse.vstack([A, sparse.csr_array((k, n))]), slopes])
-            found.append(sparse.vstack([sparse.hstack([P, A.T @ (slopes[:m] - unit)]), lower]).tocsc())
-        return found
 
 
 def _compressed(rows: Any, columns: Any, n: int) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from ..modes import transforms
 from ..solution import Solution, Status
 from ..solvers.conic import ConicSolver
 from .canonical import canonicalise
+from .cone_gradient import is_plain, solve_directly, with_batch
 from .cone_program import ConeData, Point
 from .qp import QPLayer
 from .units import Units
@@ -93,6 +94,7 @@ class CvxpyLayer(torch.nn.Module):
         self.canonical = canonicalise(problem, parameters, variables)
         self.adjoint = ImplicitAdjoint(linear_solver=MinimalNormLU()) if adjoint is None else adjoint
         self.on_failure: OnFailure = on_failure
+        self._direct = adjoint is None
         self.solver_args = {
             "solve_method": _METHODS.get(str(solver or "Clarabel").lower(), solver),
             **(solver_args or {}),
@@ -124,31 +126,64 @@ class CvxpyLayer(torch.nn.Module):
     ) -> Solution:
         """The solution of the cone program; x alone is right where not the `whole` is wanted."""
         wide = [tensor.to(device="cpu", dtype=torch.float64) for tensor in tensors]
-        data = _with_batch(ConeData(*self.canonical.data(wide, call.batched)), call.batch or 1)
-        if call.batch == 0:
-            return self._nothing(data)
-        unit, program = None, self.canonical.program
+        program = self.canonical.program
         try:
-            if self._qp is not None and not solver_args:
-                assert self.canonical.elimination is not None
-                solution = self.canonical.elimination.solve(self._qp, program, data)
-            else:
-                unit = Units.of(data, program)
+            if call.batch == 0:
+                return self._nothing(ConeData(*self.canonical.data(wide, call.batched)))
+            solution = self._quadratic(wide, call, whole) if self._qp is not None and not solver_args else None
+            if solution is None:
                 inner = self._layer(solver_args) if solver_args else self._inner
-                solution = inner.solve(unit.scaled(data, program))
+                solution, unit = self._conic(inner, wide, call)
                 if whole:
                     solution = unit.restored(solution, program)
                 else:
                     x, v, rho = solution.value
                     solution = solution.replace(value=Point(unit.primal(x), v, rho))
         except SolveError as error:
-            told = error.solution if unit is None else unit.restored(error.solution, program)
-            raise type(error)(self._renamed(str(error), tensors), self._told(told, call)) from None
+            raise type(error)(self._renamed(str(error), tensors), self._told(error.solution, call)) from None
         lost = (solution.status == Status.INFEASIBLE) | (solution.status == Status.UNBOUNDED)
         if self.on_failure in ("raise", "nan"):
             return solution
         parts = (torch.where(lost.unsqueeze(-1), part.detach(), part) for part in solution.value)
         return solution.replace(value=Point(*parts))  # nothing to differentiate where there is no solution
+
+    def _quadratic(self, wide: list[Tensor], call: "_Call", whole: bool) -> Solution | None:
+        """The solution of a quadratic program, or None where `QPLayer` finds none, as among many: cones bring one of them."""
+        assert self.canonical.elimination is not None and self._qp is not None
+        data = with_batch(ConeData(*self.canonical.data(wide, call.batched)), call.batch or 1)
+        try:
+            solution = self.canonical.elimination.solve(self._qp, self.canonical.program, data, whole)
+        except SolveError as error:
+            if transforms() or not _is_unsolved(error.solution):
+                raise
+            return None
+        return None if not transforms() and _is_unsolved(solution) else solution
+
+    def _conic(self, inner: ImplicitLayer, wide: list[Tensor], call: "_Call") -> tuple[Solution, Units]:
+        """The solution of the cone program in its units: directly where that will do, else by the layer, which judges it."""
+        program, batch = self.canonical.program, call.batch or 1
+        if self._direct and is_plain():
+            solver: Any = inner.forward_solver
+            solution, unit, good = solve_directly(self.canonical, solver, wide, call.batched, batch, self.on_failure)
+            if good:
+                return solution, unit
+            inner = self._judge(solution)
+        data = with_batch(ConeData(*self.canonical.data(wide, call.batched)), batch)
+        unit = Units.of(data, program)
+        try:
+            return inner.solve(unit.scaled(data, program)), unit
+        except SolveError as error:
+            error.solution = unit.restored(error.solution, program)
+            raise
+
+    def _judge(self, found: Solution) -> ImplicitLayer:
+        """The layer around an answer that is known already."""
+
+        def ConicSolver(problem: Any) -> Solution:  # as messages name it
+            del problem
+            return found
+
+        return ImplicitLayer(self.canonical.program, ConicSolver, adjoint=self.adjoint, on_failure=self.on_failure)
 
     def _nothing(self, data: ConeData) -> Solution:
         """The solution of an empty batch."""
@@ -175,7 +210,7 @@ class CvxpyLayer(torch.nn.Module):
         return tuple(recover(y if recover.dual else z.x) for recover in self.canonical.recoveries)
 
     def _layer(self, arguments: dict[str, Any]) -> ImplicitLayer:
-        solver = _conic_solver(self.canonical.program, {**self.solver_args, **arguments})
+        solver = _conic_solver(self.canonical.program, {**self.solver_args, **arguments}, strict=self._direct)
         return ImplicitLayer(
             self.canonical.program, solver, adjoint=self.adjoint, event_ndim=1, on_failure=self.on_failure
         )
@@ -226,11 +261,8 @@ class _Call(NamedTuple):
         return map_tensors(returned, tree)
 
 
-def _with_batch(data: ConeData, batch: int) -> ConeData:
-    """One leaf says how many instances there are, if no parameter that has a batch axis counts."""
-    if batch == 1 or any(len(part) == batch for part in data):
-        return data
-    return data._replace(q=data.q.expand(batch, -1))
+def _is_unsolved(solution: Solution) -> bool:
+    return bool((solution.status == Status.MAX_STEPS).any())
 
 
 def _check_lists(problem: Any, parameters: Any, variables: Any) -> None:
@@ -270,7 +302,7 @@ def _kind(names: Sequence[str], tensors: Sequence[Any]) -> tuple[torch.dtype, to
     return tensors[0].dtype, tensors[0].device
 
 
-def _conic_solver(program: Any, arguments: dict[str, Any]) -> ConicSolver:
+def _conic_solver(program: Any, arguments: dict[str, Any], strict: bool) -> ConicSolver:
     """A solver from the arguments of cvxpylayers, those of our own, or settings of the solver itself."""
     options = {name: value for name, value in arguments.items() if name not in _IGNORED}
     asked = str(options.pop("solve_method"))
@@ -280,7 +312,7 @@ def _conic_solver(program: Any, arguments: dict[str, Any]) -> ConicSolver:
     atol = options.pop("eps", 1e-12 if method == "Clarabel" else 1e-8)
     steps = options.pop("max_iters", options.pop("max_iter", 200 if method == "Clarabel" else 100_000))
     _check_settings(method, options)
-    return ConicSolver(program, method, atol, steps, options)
+    return ConicSolver(program, method, atol, steps, options, strict)
 
 
 def _check_settings(method: str, options: dict[str, Any]) -> None:

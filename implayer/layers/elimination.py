@@ -23,8 +23,8 @@ from .qp import QPLayer
 class Elimination:
     """Which unknowns (`gone`) are put away by which `rows`, and where the entries of what is left come from.
 
-    `factor`, `inner`, `quadratic` and `rest` are places among the stored entries: of C and A_wx in A, of P_xx in P, and of the
-    remaining rows in A; `diagonal` are those of D in P, one past the end where D is zero.
+    `inner`, `quadratic` and `rest` are places among the stored entries: of A_wx in A, of P_xx in P, and of the remaining rows
+    in A; `diagonal` are those of D in P, one past the end where D is zero. `factor` is C, which no parameter enters.
     """
 
     kept: Tensor
@@ -38,13 +38,13 @@ class Elimination:
     quadratic: tuple[Tensor, Pattern]
     rest: tuple[Tensor, Pattern]
 
-    def solve(self, layer: QPLayer, program: ConeProgram, data: ConeData) -> Solution:
-        """The solution of the whole program, all its unknowns and multipliers, through the small one."""
+    def solve(self, layer: QPLayer, program: ConeProgram, data: ConeData, multipliers: bool) -> Solution:
+        """The solution of the whole program through the small one: all unknowns, and v only if `multipliers` are wanted."""
         batch = max(len(part) for part in data)
         P, q, A, b = data
-        C = A.index_select(-1, self.factor)
+        C = self.factor
         index, pattern = self.inner
-        E = pattern.dense(-A.index_select(-1, index) / C.index_select(-1, pattern.rows))
+        E = pattern.dense(A.index_select(-1, index) * (-1 / C)[pattern.rows])
         e = b[:, self.rows] / C
         D = torch.cat([P, P.new_zeros(len(P), 1)], -1)[:, self.diagonal]
         q_w = q[:, self.gone]
@@ -53,14 +53,18 @@ class Elimination:
         G, h, m = self._matrix(self.rest, A), b[:, self.other_rows], self.equations
         parts = (Q, linear, G[:, :m], h[:, :m], G[:, m:], h[:, m:])
 
-        def whole(solution: Solution, x: Tensor, nu: Tensor, lam: Tensor) -> Solution:
+        def whole(solution: Solution, x: Tensor, nu: Tensor, lam: Tensor, multipliers: bool = True) -> Solution:
             x, nu, lam = (part.reshape(batch, -1) if part.ndim < 2 else part for part in (x, nu, lam))
             w = (x.unsqueeze(-2) @ E.mT).squeeze(-2) + e
-            y = torch.cat([-(D * w + q_w) / C, nu, lam], -1)[:, torch.argsort(torch.cat([self.rows, self.other_rows]))]
             z = torch.cat([x, w], -1)[:, torch.argsort(torch.cat([self.kept, self.gone]))]
-            v = b - program.A.times(A, z) - y
             told = (solution.status, solution.residual_norm, solution.steps, solution.aux)
-            return Solution(Point(z, v, v[:, :0]), *map_tensors(lambda t: t if t.ndim else t.reshape(1), told))
+            v = z[:, :0]
+            if multipliers:
+                y = torch.cat([-(D * w + q_w) / C, nu, lam], -1)[
+                    :, torch.argsort(torch.cat([self.rows, self.other_rows]))
+                ]
+                v = b - program.A.times(A, z) - y
+            return Solution(Point(z, v, z[:, :0]), *map_tensors(lambda t: t if t.ndim else t.reshape(1), told))
 
         try:
             solution = layer.solve(*(part if len(part) == batch else part.squeeze(0) for part in parts))
@@ -70,7 +74,7 @@ class Elimination:
             raise
         aux = dict(solution.aux or {})
         nu, lam = aux.pop("equality_multipliers"), aux.pop("inequality_multipliers")
-        return whole(solution.replace(aux=aux), solution.value, nu, lam)
+        return whole(solution.replace(aux=aux), solution.value, nu, lam, multipliers)
 
     @staticmethod
     def _matrix(places: tuple[Tensor, Pattern], values: Tensor) -> Tensor:
@@ -108,7 +112,7 @@ def eliminate(program: ConeProgram, constants: Tensor, user: Tensor) -> Eliminat
     equations = int((others < program.cones.zero).sum())
     stays, goes, by, remain = (torch.from_numpy(part) for part in (kept, gone, used, others))
     return Elimination(
-        stays, goes, by, remain, equations, torch.as_tensor(first[gone]), diagonal, inner.of(A), quadratic.of(P),
+        stays, goes, by, remain, equations, constants[torch.as_tensor(first[gone])], diagonal, inner.of(A), quadratic.of(P),
         rest.of(A),
     )  # fmt: skip
 

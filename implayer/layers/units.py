@@ -1,7 +1,8 @@
 """Units in which a cone program is solved, so that the size of its data, rows and columns does not matter."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,6 +48,18 @@ class Units(NamedTuple):
             q, b = q * d, b * e
         return ConeData(P * (self.b / self.q), q / self.q, A, b / self.b)
 
+    def pulled(self, cotangents: Any, program: ConeProgram) -> tuple[Any, Any, Any, Any]:
+        """Cotangents of the data from those of the scaled data, arrays of NumPy."""
+        P, q, A, b = cotangents
+        unit_b, unit_q = self.b.numpy(), self.q.numpy()
+        P, q, b = P * (unit_b / unit_q), q / unit_q, b / unit_b
+        if self.columns is not None and self.rows is not None:
+            d, e = self.columns.numpy(), self.rows.numpy()
+            P = P * d[:, program.P.rows.numpy()] * d[:, program.P.columns.numpy()]
+            A = A * e[:, program.A.rows.numpy()] * d[:, program.A.columns.numpy()]
+            q, b = q * d, b * e
+        return P, q, A, b
+
     def primal(self, x: Tensor) -> Tensor:
         """x in the units of the problem."""
         return x * self.b if self.columns is None else x * (self.b * self.columns)
@@ -69,16 +82,16 @@ def _size(part: Tensor) -> Tensor:
 def _even(P: Tensor, A: Tensor, program: ConeProgram) -> tuple[Tensor, Tensor] | None:
     """D and E that bring the largest entries of columns and rows near one; None where they are alike already."""
     n, cone = program.n, program.cones.owners
+    if not transforms() and not _is_uneven(A.numpy(), program):
+        return None
     samples = max(len(P), len(A))
     P, A = P.abs().expand(samples, -1), A.abs().expand(samples, -1)
     columns, rows = A.new_ones(samples, n), A.new_ones(samples, program.cones.size)
-    for step in range(_ROUNDS):
+    for _ in range(_ROUNDS):
         inner = A * rows[:, program.A.rows] * columns[:, program.A.columns]
         outer = P * columns[:, program.P.rows] * columns[:, program.P.columns]
         width = _largest(inner, program.A.columns, n)
         height = _largest(inner, cone[program.A.rows], int(cone[-1]) + 1 if len(cone) else 0)
-        if step == 0 and not transforms() and not (_uneven(width) or _uneven(height)):
-            return None
         columns = columns / torch.maximum(width, _largest(outer, program.P.columns, n)).sqrt()
         rows = rows / height[:, cone].sqrt()
     good = (torch.isfinite(columns).all(-1) & torch.isfinite(rows).all(-1)).unsqueeze(-1)
@@ -92,5 +105,13 @@ def _largest(values: Tensor, groups: Tensor, count: int) -> Tensor:
     return torch.where(found > 0, found, 1.0)
 
 
-def _uneven(sizes: Tensor) -> bool:
-    return bool(sizes.numel()) and bool((sizes.amax(-1) > _UNEVEN * sizes.amin(-1)).any())
+def _is_uneven(A: Any, program: ConeProgram) -> bool:
+    """Whether the largest entries of columns, or of rows, differ very much in some sample."""
+    for groups, count in ((program.A.columns, program.n), (program.cones.owners[program.A.rows], program.cones.size)):
+        found = np.zeros((len(A), count))
+        place: Any = (slice(None), groups.numpy())
+        np.maximum.at(found, place, np.abs(A))
+        least = np.where(found > 0, found, np.inf).min(-1, initial=np.inf)
+        if not (found.max(-1, initial=0.0) <= _UNEVEN * least).all():
+            return True
+    return False

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,12 @@ from .dense import AbstractMatrixInverse, matvec
 _GROWTH = 1e13  # |J^-1 w| |J| / |w| of a random w from which J counts as singular
 _DAMPING = 1e-7  # of the least-squares system that stands in for a singular J, in units of |J|
 _REFINEMENTS = 4
+
+
+@lru_cache(maxsize=64)
+def _uneven_vector(n: int) -> Tensor:
+    """A vector that is orthogonal to nothing in particular."""
+    return torch.from_numpy(0.5 + np.modf(np.arange(1, n + 1) * 0.6180339887)[0])
 
 
 class SparseFactor:
@@ -39,7 +46,7 @@ class SparseFactor:
             self.lu = splu(self._damped())
 
     def _grows(self) -> bool:
-        w = 0.5 + np.modf(np.arange(1, self.matrix.shape[0] + 1) * 0.6180339887)[0]
+        w = _uneven_vector(self.matrix.shape[0]).numpy()
         x = self.lu.solve(w)
         return not np.isfinite(x).all() or float(np.abs(x).max()) * self.size > _GROWTH * float(np.abs(w).max())
 
@@ -115,16 +122,16 @@ class DenseInverse(AbstractMatrixInverse):
     lu: Tensor | None = None
     pivots: Tensor | None = None
     inverse: Tensor | None = None
-    singular: ClassVar[None] = None
+    singular: Tensor | None = None  # (samples,) whose derivative of minimal norm is not wanted
     trusted: ClassVar[bool] = True  # made of the very data of the equation
-    patience: ClassVar[float] = 1e-8  # two chord steps square it for the gradient
+    patience: ClassVar[float] = 1e-10  # relative distance to the solution at which it may be taken
 
     @staticmethod
     def of(matrix: Tensor, cutoff: float = 1e-11) -> "DenseInverse":
         """Factorise (samples, n, n)."""
         n = matrix.shape[-1]
         lu, pivots, info = torch.linalg.lu_factor_ex(matrix)
-        w = 0.5 + torch.frac(torch.arange(1, n + 1, dtype=matrix.dtype) * 0.6180339887)
+        w = _uneven_vector(n).to(matrix)
         x = torch.linalg.lu_solve(lu, pivots, w.expand(len(matrix), n).unsqueeze(-1)).squeeze(-1)
         condition = x.abs().amax(-1) * matrix.abs().sum(-1).amax(-1) if n else matrix.new_ones(len(matrix))
         deficient = (info > 0) | ~(condition <= _GROWTH)

@@ -1,6 +1,6 @@
 """Cone programs: an interior-point or splitting method in C finds the solution, Newton steps make it exact."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from ..problem import Problem, quasi_random
 from ..solution import Solution, Status
 
 _ROUNDS = 8
-_QUICK = 1e-6  # relative length of a Newton step after which a chord step reaches the rounding
 _ROUNDING = 2e-14  # relative residual that no step would better
 _KINK = 1e-7  # relative distance to where the projection has no derivative, below which a solution is degenerate
 
@@ -43,6 +42,8 @@ class ConicSolver:
     - `atol`: tolerance of the C solver before the polish (default 1e-12: more steps in C save a factorisation here).
     - `max_steps`: iterations (default 200, plenty for Clarabel; SCS takes thousands).
     - `options`: further settings of the method by its own names.
+    - `strict`: whether unknowns that the user asked for and that are not unique make the Jacobian count as singular (default);
+      otherwise their derivative is that of minimal norm.
 
     **Reference** Goulart and Chen, "Clarabel: an interior-point solver for conic programs with quadratic objectives", 2024;
     O'Donoghue et al., "Conic optimization via operator splitting and homogeneous self-dual embedding", 2016.
@@ -53,50 +54,58 @@ class ConicSolver:
     atol: float = 1e-12
     max_steps: int = 200
     options: dict[str, Any] = field(default_factory=dict)
+    strict: bool = True
 
     def __call__(self, problem: Problem) -> Solution:
         """(x, v, rho) of every sample, with status and factor."""
-        program = self.program
         batch, data = problem.x.samples()
-        finite = torch.isfinite(torch.cat(data, -1).sum(-1))
-        self._require_convex(data)
-        z, status, steps = self._answers(data, finite, self.atol)
-        good = (status == Status.CONVERGED).nonzero().reshape(-1)
-        redundant, inverse = torch.zeros(len(z), dtype=torch.bool), None
-        if len(good):
-            chosen = data if len(good) == len(z) else type(data)(*(part[good] for part in data))
-            polished = self._polished(chosen, z[good])
-            z = z.index_copy(0, good, polished.z)
-            degenerate = polished.unsure | (polished.margin <= _KINK)
-            told = torch.where(polished.missed, int(Status.MAX_STEPS), int(Status.DEGENERATE))
-            status[good] = torch.where(degenerate, told, status[good])
-            redundant[good] = polished.redundant
-            inverse = _whole(polished.inverse, good, len(z))
-        parts = program.split(z)
+        found = self.solved(data)
+        parts = self.program.split(found.z)
         value = type(parts)(*(part.reshape(*batch, part.shape[-1]) for part in parts))
-        aux = {"redundant": redundant.reshape(batch)}
-        return Solution(value, status.reshape(batch), None, steps.reshape(batch), aux, inverse)
+        aux = {"redundant": found.redundant.reshape(batch)}
+        return Solution(value, found.status.reshape(batch), None, found.steps.reshape(batch), aux, found.inverse)
 
-    def _answers(self, data: Any, finite: Tensor, atol: float) -> tuple[Tensor, Tensor, Tensor]:
+    def solved(self, data: Any) -> "Solved":
+        """The same for data with one axis of samples."""
+        self._require_convex(data)
+        frozen = self.program.frozen(data)
+        finite = np.logical_and.reduce([np.isfinite(part).all(-1) for part in frozen.data])
+        z, status, steps = self._answers(frozen, finite, self.atol)
+        good = np.flatnonzero(status == Status.CONVERGED)
+        redundant, inverse, point = np.zeros(len(z), dtype=bool), None, None
+        if len(good):
+            whole = len(good) == len(z)
+            polished = self._polished(frozen if whole else frozen.chosen(good), z[good])
+            point = polished.point
+            degenerate = polished.unsure | (point.margin <= _KINK)
+            status[good] = np.where(degenerate, np.where(polished.missed, Status.MAX_STEPS, Status.DEGENERATE), 0)
+            z[good], redundant[good] = point.z, polished.redundant
+            inverse = polished.inverse
+            if self.strict and polished.several.any():
+                inverse = replace(inverse, singular=torch.from_numpy(polished.several))
+            inverse, point = _whole(inverse, good, len(z)), point if whole else None
+        told = [torch.from_numpy(part) for part in (status, steps, redundant)]
+        return Solved(torch.from_numpy(z), told[0], told[1], told[2], inverse, point)
+
+    def _answers(self, frozen: Any, wanted: Any, atol: float) -> tuple[Any, Any, Any]:
         """z, status and steps of every sample as the solver in C has them."""
         n, m = self.program.n, self.program.cones.size
-        rows = zip(*(part.numpy() for part in data), strict=True)
         nothing = Answer(np.zeros(n), np.zeros(m), np.zeros(m), Status.NONFINITE, 0)
-        answers = [self._solve(row, atol) if ok else nothing for row, ok in zip(rows, finite.tolist(), strict=True)]
-        x, s, y = (torch.from_numpy(np.stack([np.asarray(a[k], dtype=float) for a in answers])) for k in range(3))
-        z = self.program.point(x, s, y)
-        lost = ~torch.isfinite(z).all(-1)
-        status = torch.tensor([int(a.status) for a in answers])
-        status = torch.where(lost & (status == Status.CONVERGED), int(Status.MAX_STEPS), status)
-        return torch.where(lost.unsqueeze(-1), 0.0, z), status, torch.tensor([a.steps for a in answers])
+        rows = zip(*frozen.data, strict=True)
+        answers = [self._solve(row, atol) if ok else nothing for row, ok in zip(rows, wanted, strict=True)]
+        x, s, y = (np.array([a[k] for a in answers], dtype=float) for k in range(3))
+        z = frozen.start(x.reshape(-1, n), s.reshape(-1, m), y.reshape(-1, m))
+        status, lost = np.array([int(a.status) for a in answers]), ~np.isfinite(z).all(-1)
+        z[lost], status[lost & (status == Status.CONVERGED)] = 0.0, Status.MAX_STEPS
+        return z, status, np.array([a.steps for a in answers])
 
-    def _polished(self, data: Any, z: Tensor) -> "_Polished":
+    def _polished(self, frozen: Any, z: Any) -> "_Polished":
         """Newton from the answers; once more from sharper answers where that did not reach the rounding."""
-        polished = _polish(self.program, data, z)
-        if not bool(polished.missed.any()) or self.atol <= 1e-11:
+        polished = _polish(frozen, z)
+        if not polished.missed.any() or self.atol <= 1e-11:
             return polished
-        sharper, _, _ = self._answers(data, polished.missed, 1e-12)
-        return _polish(self.program, data, torch.where(polished.missed.unsqueeze(-1), sharper, polished.z))
+        sharper, _, _ = self._answers(frozen, polished.missed, 1e-12)
+        return _polish(frozen, np.where(polished.missed[:, None], sharper, polished.point.z))
 
     def _require_convex(self, data: Any) -> None:
         """Raise for a sample whose P has a negative eigenvalue; a P that no parameter enters is looked at once."""
@@ -187,98 +196,93 @@ def _scs_order(cones: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------- the polish
-class _Polished(NamedTuple):
+class Solved(NamedTuple):
+    """Tensors (samples, ...) that say what was found, the inverse of dF/dz there, and F there if no sample failed."""
+
     z: Tensor
-    missed: Tensor  # (samples,) whether Newton's method did not arrive
+    status: Tensor
+    steps: Tensor
+    redundant: Tensor
+    inverse: AbstractInverse | None
+    point: Any
+
+
+class _Polished(NamedTuple):
+    point: Any  # where Newton's method ended
+    missed: Any  # (samples,) whether it did not arrive
     inverse: SparseInverse | DenseInverse
-    margin: Tensor  # (samples,) relative distance to where the projection has no derivative
-    redundant: Tensor  # (samples,) whether multipliers are not unique
-    unsure: Tensor  # (samples,) whether what the user asked for, or its derivative, is not unique
+    redundant: Any  # (samples,) whether multipliers are not unique
+    unsure: Any  # (samples,) whether what the user asked for, or its derivative, is not unique
+    several: Any  # (samples,) whether unknowns that the user asked for are not unique
 
 
-def _polish(program: Any, data: Any, z: Tensor) -> _Polished:
-    """Newton's method for F(data, z) = 0; with the factor of the last point."""
-    r = program.residual(data, z)
-    inverse, margin = _factorised(program, data, z), program.margin(z)
-    step = inverse.solve(r)[0]
-    length = step.abs().amax(-1) / (1 + z.abs().amax(-1))
-    if bool((length <= torch.clamp(0.1 * margin, max=_QUICK)).all()):  # the next step is of the square of this one
-        z, missed = z - step, torch.zeros_like(length, dtype=torch.bool)
-        if bool((length > inverse.patience).any()):
-            z = z - inverse.solve(program.residual(data, z))[0]
-            inverse = _factorised(program, data, z)
-    else:
-        z, norm, inverse = _newton(program, data, z, r, inverse)
-        margin, missed = program.margin(z), norm > 1e-9
-        if bool(missed.any()):
-            missed &= ~(norm <= 1e-9 * (1 + _size(program, data, z)))
-    return _Polished(z, missed, inverse, margin, *_multiple(program, data, inverse, z))
-
-
-def _newton(program: Any, data: Any, z: Tensor, r: Tensor, inverse: Any) -> tuple[Tensor, Tensor, Any]:
-    """Steps as long as they halve the residual, each sample for itself."""
-    norm = torch.linalg.vector_norm(r, dim=-1)
-    size = torch.linalg.vector_norm(torch.cat([z, data.q, data.b], -1), dim=-1)
+def _polish(frozen: Any, z: Any) -> _Polished:
+    """Newton's method for F(data, z) = 0, as long as steps halve the residual of a sample; with the factor at its end."""
+    point = frozen.at(z)
+    inverse = _factorised(point)
+    size = np.linalg.norm(np.concatenate([z, frozen.data[1], frozen.data[3]], -1), axis=-1)
     for _ in range(_ROUNDS):
-        step = inverse.solve(r)[0]
-        trial = z - step
-        r_trial = program.residual(data, trial)
-        norm_trial = torch.linalg.vector_norm(r_trial, dim=-1)
-        better = norm_trial < 0.5 * norm
-        if not bool(better.any()):
+        step = _solved(inverse, point.r)
+        step[~np.isfinite(step).all(-1)] = 0.0
+        trial = frozen.at(point.z - step)
+        better = trial.norm < 0.5 * point.norm
+        if not better.any():
             break
-        kept = better.unsqueeze(-1)
-        z, r, norm = torch.where(kept, trial, z), torch.where(kept, r_trial, r), torch.where(better, norm_trial, norm)
-        length = (step * kept).abs().amax(-1) / (1 + z.abs().amax(-1))
-        if bool((length > inverse.patience).any()):
-            inverse = _factorised(program, data, z)
-        if bool((norm <= _ROUNDING * size).all()):
+        length = np.abs(step).max(-1) * better / (1 + np.abs(point.z).max(-1))
+        point = trial if better.all() else frozen.at(np.where(better[:, None], trial.z, point.z))
+        if (length > inverse.patience).any():
+            inverse = _factorised(point)
+        if (point.norm <= _ROUNDING * size).all():
             break
-    return z, norm, inverse
+    missed = point.norm > 1e-9
+    if missed.any():
+        missed &= ~(point.norm <= 1e-9 * (1 + point.size()))
+    return _Polished(point, missed, inverse, *_multiple(point, inverse))
 
 
-def _size(program: Any, data: Any, z: Tensor) -> Tensor:
-    """(samples,) size of the terms whose sum is the residual."""
-    x, v, _ = program.split(z.abs())
-    P, q, A, b = (part.abs() for part in data)
-    terms = [program.P.times(P, x) + q + program.A.transposed_times(A, v), program.A.times(A, x) + b + v]
-    return torch.linalg.vector_norm(torch.cat(terms, -1), dim=-1)
+def _solved(inverse: Any, r: Any) -> Any:
+    if isinstance(inverse, DenseInverse):
+        return inverse.apply(torch.from_numpy(r)).numpy()
+    return inverse.solve(torch.from_numpy(r))[0].numpy()
 
 
-def _factorised(program: Any, data: Any, z: Tensor) -> "SparseInverse | DenseInverse":
+def _factorised(point: Any) -> "SparseInverse | DenseInverse":
     """A frozen inverse of dF/dz."""
-    if program.is_sparse:
-        return SparseInverse([SparseFactor(matrix) for matrix in program.sparse_jacobians(data, z)])
-    return DenseInverse.of(program.dense_jacobian(data, z))
+    if point.frozen.program.is_sparse:
+        return SparseInverse([SparseFactor(matrix) for matrix in point.sparse_jacobians()])
+    return DenseInverse.of(torch.from_numpy(point.jacobian()))
 
 
-def _multiple(program: Any, data: Any, inverse: "SparseInverse | DenseInverse", z: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether multipliers are not unique, and whether that or the like touches what the user asked for.
+def _multiple(point: Any, inverse: "SparseInverse | DenseInverse") -> tuple[Any, Any, Any]:
+    """Whether multipliers are not unique, whether that or the like touches what was asked for, and whether that is unknowns.
 
     By random vectors of the kernels of J = dF/dz and J': along the first z can move without leaving F = 0, and parameters that
     move F along the second leave no solution nearby to first order.
     """
-    lacking = inverse.deficient
+    lacking, program = inverse.deficient, point.frozen.program
     if not bool(lacking.any()):
-        return lacking, lacking
-    w = torch.where(lacking.unsqueeze(-1), quasi_random(z.shape, z), 0.0)
+        return lacking.numpy(), lacking.numpy(), lacking.numpy()
+    w = torch.where(lacking.unsqueeze(-1), quasi_random(point.z.shape, torch.from_numpy(point.z)), 0.0)
     small = 1e-6 * torch.linalg.vector_norm(w, dim=-1)
     kernel = w - inverse.solve(inverse.product(w))[0]
     slack = inverse.product(torch.cat([torch.zeros_like(kernel[:, : program.n]), kernel[:, program.n :]], -1))
     rows = slice(program.n, program.n + program.cones.size)
     multiplier = slack[:, rows] - kernel[:, rows]
     cokernel = w - inverse.rsolve(inverse.product(w, transposed=True))[0]
-    watched = torch.cat([kernel[:, program.watched], multiplier[:, program.watched_duals]], -1)
-    redundant = torch.linalg.vector_norm(multiplier, dim=-1) > small
-    return redundant, (torch.linalg.vector_norm(watched, dim=-1) > small) | (program.pull(data, z, cokernel) > small)
+    several, duals, redundant = [
+        (torch.linalg.vector_norm(part, dim=-1) > small).numpy()
+        for part in (kernel[:, program.watched], multiplier[:, program.watched_duals], multiplier)
+    ]
+    return redundant, several | duals | (point.pull(cokernel.numpy()) > small.numpy()), several
 
 
-def _whole(inverse: "SparseInverse | DenseInverse", good: Tensor, samples: int) -> AbstractInverse | None:
+def _whole(inverse: "SparseInverse | DenseInverse", good: Any, samples: int) -> AbstractInverse | None:
     """The inverse for all samples, where the factors of failed ones do nothing; None for a dense one that lacks some."""
     if len(good) == samples:
         return inverse
     if isinstance(inverse, DenseInverse):
         return None
     factors = dict(zip(good.tolist(), inverse.factors, strict=True))
-    lost = torch.ones(samples, dtype=torch.bool).index_fill(0, good, False)
+    lost = torch.ones(samples, dtype=torch.bool)
+    lost[torch.from_numpy(good)] = False if inverse.singular is None else inverse.singular
     return SparseInverse([factors.get(i, inverse.factors[0]) for i in range(samples)], lost)

@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
-from implayer.layers.cones import Cones, Exponential, Semidefinite, exponential_case, exponential_parameter
+from implayer.layers.cone_blocks import Semidefinite
+from implayer.layers.cones import Cones
+from implayer.layers.exponential_cone import Exponential, exponential_case
 
 EVERY = Cones(zero=2, nonneg=3, soc=(1, 3, 4, 3), psd=(3, 2), exp=4)
+
+
+def exponential_parameter(cones, v, s=None):
+    return torch.from_numpy(cones.parameter(v.numpy(), None if s is None else s.numpy()))
 
 
 def drawn(cones=EVERY, samples=20):
@@ -79,8 +85,13 @@ def test_a_guess_of_the_projection_gives_the_same_parameter():
 def test_derivatives_of_both_orders(block):
     v, rho = drawn(samples=6)
     point = v[:, block.index]
-    jacobian = block.jacobian(point, rho)
+    tangent = block.tangent(point.numpy(), rho.numpy())
+    s, height, jacobian = (
+        None if part is None else torch.from_numpy(part) for part in (tangent.s, tangent.height, tangent.jacobian)
+    )
+    torch.testing.assert_close(s, block.project(point, rho, 0), atol=1e-13, rtol=1e-13)
     if isinstance(block, Exponential):
+        torch.testing.assert_close(height, block.project_with_height(point, rho)[1], atol=1e-13, rtol=1e-13)
         point = torch.cat([point, rho.unsqueeze(-1)], -1)
 
     def parts(u):
@@ -124,5 +135,5 @@ def test_margin_finds_the_kinks():
     kinks[3][7:] = torch.tensor([0.0, 1.0, 1.0])  # the boundary of the exponential cone
     kinks[4][7:] = torch.tensor([-1.0, 0.0, 3.0])  # the edge of its face
     v = torch.stack([smooth, *kinks])
-    margin = cones.margin(v, exponential_parameter(cones, v))
+    margin = cones.tangent(v.numpy(), exponential_parameter(cones, v).numpy())[3]
     assert margin[0] > 1e-2 and (margin[1:] < 1e-12).all()

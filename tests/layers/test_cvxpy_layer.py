@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
+from implayer.adjoints import ImplicitAdjoint
 from implayer.errors import (
     DegenerateWarning,
     DtypeError,
@@ -17,10 +18,12 @@ from implayer.errors import (
     InfeasibleError,
     NotConvexError,
     ShapeError,
+    SingularJacobianError,
     SolveError,
     UnboundedError,
 )
 from implayer.layers.cvxpy_layer import CvxpyLayer
+from implayer.linear import LSMR
 from implayer.solution import Status
 
 
@@ -447,6 +450,56 @@ def test_free_auxiliary_unknowns_do_no_harm():
                                     (c0.clone().requires_grad_(),))  # fmt: skip
     with pytest.warns(DegenerateWarning):  # asked for, t is not unique
         assert CvxpyLayer(problem, [c], [x, t]).solve(c0).status == Status.DEGENERATE
+
+
+def wide_least_squares(**options):
+    """Two equations for four unknowns: any x with A x = b."""
+    x, A, b = cp.Variable(4), parameter(2, 4, name="A"), parameter(2, name="b")
+    return CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b))), [A, b], [x], **options)
+
+
+def test_one_of_many_minimisers():
+    layer, A, b = wide_least_squares(), torch.randn(2, 4), torch.randn(2)
+    with pytest.warns(DegenerateWarning):
+        solution = layer.solve(A, b)
+    assert solution.status == Status.DEGENERATE
+    torch.testing.assert_close(A @ solution.value[0], b, atol=1e-8, rtol=0)
+    with pytest.raises(SingularJacobianError, match=r"`CvxpyLayer`"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateWarning)
+        layer(A, b.requires_grad_())
+    chosen = wide_least_squares(adjoint=ImplicitAdjoint(linear_solver=LSMR()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateWarning)
+        (y,) = chosen(A, b)
+    torch.testing.assert_close(jacobian_of(A @ y, b), torch.eye(2), atol=1e-6, rtol=0)
+
+
+def jacobian_of(y, x):
+    return torch.stack([torch.autograd.grad(entry, x, retain_graph=True)[0] for entry in y])
+
+
+@pytest.mark.parametrize("make", [exponential_problem, trace_problem])
+def test_the_direct_way_and_the_taped_one_agree(make):
+    layer, args = make()
+    leaves = [a.clone().requires_grad_() for a in args]
+    direct = jacobian_of(layer(*leaves)[0].reshape(-1), leaves[0])
+    with torch.autograd.graph.save_on_cpu():  # hooks on what is saved: the taped way
+        taped = jacobian_of(layer(*leaves)[0].reshape(-1), leaves[0])
+    torch.testing.assert_close(direct, taped, atol=1e-10, rtol=1e-10)
+    (y,) = layer(*leaves)
+    every = torch.autograd.grad(y.reshape(-1), leaves[0], torch.eye(y.numel()), is_grads_batched=True)[0]
+    torch.testing.assert_close(every, direct, atol=1e-10, rtol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(*leaves)[0], y.detach(), atol=0, rtol=0)
+
+
+def test_tiny_entries_of_exponential_cones_are_not_degenerate():
+    layer, costs = softmax(), torch.tensor([0.0, 10.0, 20.0, 30.0])
+    solution = layer.solve(costs)
+    assert solution.status == Status.CONVERGED
+    torch.testing.assert_close(solution.value[0], torch.softmax(-costs, -1), atol=1e-10, rtol=0)
+    found = jacrev(lambda c: layer(c)[0])(costs)
+    torch.testing.assert_close(found, jacrev(lambda c: torch.softmax(-c, -1))(costs), atol=1e-9, rtol=0)
 
 
 def test_redundant_constraints():
