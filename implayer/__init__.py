@@ -17,6 +17,7 @@ from .errors import (
     IllConditionedWarning,
     ImplayerError,
     InfeasibleError,
+    NoSurfaceError,
     NotConvexError,
     NotDefiniteError,
     NotPicklableError,
@@ -37,8 +38,12 @@ from .layers.eigen import EigenLayer
 from .layers.eigen_dense import Clusters
 from .layers.eigen_general import NonsymmetricEigenLayer, ProjectedEigenLayer, SingularLayer
 from .layers.fixed_point import FixedPointLayer
+from .layers.level_set import LevelSetLayer
 from .layers.qp import QPLayer
+from .layers.ray import GridField, ProjectionLayer, RayLayer
 from .layers.spectral import spectral_norm
+from .layers.surface import Surface
+from .layers.surface_file import MeshFileError
 from .linear import CG, GMRES, LSMR, LU, MINRES, Auto, BiCGSTAB, Cholesky, Neumann
 from .operators import JacobianOperator, MatrixOperator
 from .problem import Problem
@@ -86,6 +91,7 @@ __all__ = [
     "DtypeError",
     "EigenLayer",
     "FixedPointLayer",
+    "GridField",
     "IllConditionedWarning",
     "ImplayerError",
     "ImplicitAdjoint",
@@ -95,10 +101,13 @@ __all__ = [
     "JacobianFree",
     "JacobianOperator",
     "Lapack",
+    "LevelSetLayer",
     "LevenbergMarquardt",
     "MatrixOperator",
+    "MeshFileError",
     "Neumann",
     "Newton",
+    "NoSurfaceError",
     "NonsymmetricEigenLayer",
     "NotConvexError",
     "NotDefiniteError",
@@ -109,9 +118,11 @@ __all__ = [
     "Picard",
     "Problem",
     "ProjectedEigenLayer",
+    "ProjectionLayer",
     "QPLayer",
     "QPSolver",
     "RandomResidualError",
+    "RayLayer",
     "ScipyMinimize",
     "ScipyRoot",
     "ShapeError",
@@ -122,6 +133,7 @@ __all__ = [
     "SolveError",
     "SolveWarning",
     "Status",
+    "Surface",
     "UnboundedError",
     "UnrolledAdjoint",
     "VerificationError",

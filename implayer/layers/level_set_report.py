@@ -1,0 +1,199 @@
+"""What goes into the level-set layer, checked, and what is said about what comes out."""
+
+import warnings
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import (
+    DegenerateWarning,
+    DeviceError,
+    DtypeError,
+    ImplayerError,
+    NoSurfaceError,
+    ShapeError,
+    SolveError,
+    SolveWarning,
+)
+from ..failures import OnFailure
+from ..solution import Solution, Status
+from ..solvers.marching import Marched
+from .surface import Surface
+
+_functorch = torch._C._functorch  # type: ignore[attr-defined]
+_LOW = (torch.float16, torch.bfloat16)
+_WHO = "`LevelSetLayer`"
+
+
+class Field(NamedTuple):
+    """phi (samples, *grid), level (samples or 1,), spacing and origin (d,), of one dtype and device."""
+
+    phi: Tensor
+    level: Tensor
+    spacing: Tensor
+    origin: Tensor
+
+
+def checked(phi: Any, ndim: int, level: Any, spacing: Any, origin: Any) -> Field:
+    """The arguments as tensors that fit; half precision is computed in float32."""
+    if not isinstance(phi, Tensor) or not phi.is_floating_point():
+        found = phi.dtype if isinstance(phi, Tensor) else type(phi).__name__
+        raise DtypeError(f"`phi` is {found}; expected a tensor of floating point. Convert it: `phi.float()`.")
+    if phi.ndim not in (ndim, ndim + 1) or any(n < 2 for n in phi.shape[-ndim:]):
+        axes = ", ".join(f"n{k}" for k in range(ndim))
+        raise ShapeError(
+            f"`phi` has shape {tuple(phi.shape)}; expected ({axes}) or (B, {axes}) with at least 2 points along each axis. "
+            f"Grids of the other dimension need `LevelSetLayer(ndim={5 - ndim})`."
+        )
+    dtype = torch.float32 if phi.dtype in _LOW else phi.dtype
+    batch = (1 if phi.ndim == ndim else len(phi),)
+    parts = []
+    for name, value, shapes in (
+        ("level", level, ((), batch)),
+        ("spacing", spacing, ((), (ndim,))),
+        ("origin", origin, ((), (ndim,))),
+    ):
+        part = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else dtype)
+        if isinstance(value, Tensor) and value.device != phi.device and value.ndim:
+            raise DeviceError(
+                f"`{name}` is on {value.device} but `phi` is on {phi.device}; move it: `layer.to(phi.device)`."
+            )
+        if part.shape not in shapes:
+            wanted = " or ".join(str(shape) for shape in dict.fromkeys(shapes))
+            raise ShapeError(f"`{name}` has shape {tuple(part.shape)}; expected {wanted}.")
+        parts.append(
+            part.to(phi.device, dtype).expand(ndim) if name != "level" else part.to(phi.device, dtype).reshape(-1)
+        )
+    if not bool((unwrapped(parts[1]) > 0).all()):
+        raise ValueError(f"`spacing` is {unwrapped(parts[1]).tolist()}; expected positive numbers.")
+    phi = phi.to(dtype).contiguous()
+    return Field(phi.unsqueeze(0) if phi.ndim == ndim else phi, *parts)
+
+
+def unwrapped(part: Tensor) -> Tensor:
+    """The plain tensor below all transforms, which may not map over it: surfaces differ in size."""
+    while _functorch.is_functorch_wrapped_tensor(part):
+        if _functorch.is_batchedtensor(part):
+            raise ImplayerError(
+                f"{_WHO} cannot be mapped by `torch.func.vmap`: surfaces differ in size from sample to sample. Pass the batch "
+                "as `layer(phi)` with phi (B, *grid), or map over the losses alone."
+            )
+        part = _functorch.get_unwrapped(part)
+    return part.detach()
+
+
+@dataclass
+class Report:
+    """The story of a batch of surfaces, one entry per sample."""
+
+    marched: Marched
+    status: Tensor
+    residual_norm: Tensor
+    aux: dict[str, Tensor] = field(default_factory=dict)
+    sample: Tensor | None = None  # (vertices,) where there is more than one
+
+    @staticmethod
+    def of(marched: Marched, raw: Field) -> "Report":
+        """Which samples have no surface or are not finite, and how well the vertices meet the equation."""
+        device, samples = raw.phi.device, len(raw.phi)
+        counts = torch.tensor(marched.vertex_counts, device=device)
+        status = torch.where(counts == 0, int(Status.INFEASIBLE), int(Status.CONVERGED))
+        if not marched.finite:
+            bad = ~raw.phi.flatten(1).isfinite().all(1)
+            status = torch.where(bad, int(Status.NONFINITE), status)
+        sample = torch.repeat_interleave(counts) if samples > 1 else None
+        squares = (marched.near + marched.t * (marched.far - marched.near)).square()
+        norm = squares.sum().view(1) if sample is None else squares.new_zeros(samples).index_add(0, sample, squares)
+        aux = {"flat": torch.zeros_like(counts)}
+        for name in ("ties", "ambiguous", "tunnels"):
+            cells = getattr(marched, name)
+            aux[name] = torch.bincount(cells, minlength=samples) if len(cells) else torch.zeros_like(counts)
+        return Report(marched, status, norm.sqrt(), aux, sample)
+
+    def count(self, name: str, mask: Tensor) -> None:
+        """Note how many vertices of each sample are marked, and that those samples are degenerate."""
+        if self.sample is None:
+            self.aux[name] = mask.sum().view(1)
+        else:
+            self.aux[name] = torch.zeros_like(self.status).index_add(0, self.sample, mask.long())
+
+    def _degenerate(self) -> Tensor:
+        return (self.status == Status.CONVERGED) & ((self.aux["flat"] > 0) | (self.aux["ties"] > 0))
+
+    def warn(self, on_failure: OnFailure) -> None:
+        """Warn about samples whose derivative is one-sided or bounded."""
+        found = self._degenerate()
+        if on_failure == "ignore" or not bool(found.any()):
+            return
+        ties, flat = int(self.aux["ties"].sum()), int(self.aux["flat"].sum())
+        warnings.warn(
+            f"{_WHO}: in {int(found.sum())} of {len(found)} samples the derivative is not that of a smooth surface: {ties} "
+            f"vertices lie on a grid point, where it is one-sided, and at {flat} vertices the gradient of phi is below `floor`."
+            f' Shift `level` a little off the values of the grid, keep |grad phi| near 1, or pass `on_failure="ignore"`.',
+            DegenerateWarning,
+            stacklevel=4,
+        )
+
+    def enforce(self, on_failure: OnFailure, raw: Field, single: bool) -> None:
+        """Raise or warn about samples without a surface as `on_failure` says."""
+        if on_failure not in ("raise", "warn") or not bool(self.status.any()):
+            return
+        empty = (self.status == Status.INFEASIBLE).nonzero().view(-1)
+        message = _no_surface(raw, empty) if len(empty) else ""
+        if len(empty) < int((self.status != Status.CONVERGED).sum()):
+            message = f"{_not_finite(raw, single)} {message}".strip()
+            kind = SolveError
+        else:
+            kind = NoSurfaceError
+        if on_failure == "raise":
+            raise kind(message, self.solution(None, single))
+        warnings.warn(message, SolveWarning, stacklevel=4)
+
+    def split(self, vertices: Tensor, spoil: bool) -> list[Surface]:
+        """The surfaces of the samples; `spoil` makes those of fields that are not finite NaN."""
+        marched = self.marched
+        if self.sample is None and len(self.status) == 1:
+            parts = [Surface(vertices, marched.faces)]
+        else:
+            pairs = zip(vertices.split(marched.vertex_counts), marched.faces.split(marched.face_counts), strict=True)
+            parts, start = [], 0
+            for own, faces in pairs:
+                parts.append(Surface(own, faces - start))
+                start += len(own)
+        if not spoil or marched.finite:
+            return parts
+        bad = (self.status == Status.NONFINITE).tolist()
+        return [replace(s, vertices=s.vertices * torch.nan) if b else s for s, b in zip(parts, bad, strict=True)]
+
+    def solution(self, surfaces: list[Surface] | None, single: bool) -> Solution:
+        """All of it; entries have no batch axis for a single grid."""
+        status = torch.where(self._degenerate(), int(Status.DEGENERATE), self.status)
+        entries = [status, self.residual_norm, torch.zeros_like(status)]
+        aux = self.aux
+        if single:
+            entries, aux = [part[0] for part in entries], {name: part[0] for name, part in aux.items()}
+        value = surfaces if surfaces is None or not single else surfaces[0]
+        return Solution(value, entries[0], entries[1], entries[2], aux)
+
+
+def _no_surface(raw: Field, empty: Tensor) -> str:
+    k = int(empty[0])
+    own, level = raw.phi[k], float(raw.level[k % len(raw.level)])
+    return (
+        f"{_WHO}: no surface in {len(empty)} of {len(raw.phi)} samples: phi never crosses the level {level:g} in sample {k}, "
+        f"field range [{float(own.min()):g}, {float(own.max()):g}]. Expected values on both sides of it. (a) Choose `level` "
+        f"inside the range; (b) a part smaller than a cell has no vertices: refine the grid; (c) a network that has not "
+        f'learned the sign yet needs a loss on phi itself; or pass `on_failure="ignore"` for an empty surface.'
+    )
+
+
+def _not_finite(raw: Field, single: bool) -> str:
+    index = (~raw.phi.isfinite()).nonzero()
+    first = [int(i) for i in index[0]]
+    value = float(raw.phi[tuple(first)])
+    return (
+        f"{_WHO}: `phi` is {value:g} at index {first[1:] if single else first}, one of {len(index)} values that are not finite."
+        f' Expected finite values; pass `on_failure="ignore"` to leave out the cells that touch them.'
+    )

@@ -1,0 +1,79 @@
+"""Nearest points: between clouds, and on the triangles or segments of a surface; and winding numbers."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+_PAIRS = 2**16  # pairs of points and faces that are looked at in one go
+
+
+def matched(p: Tensor, q: Tensor) -> Tensor:
+    """(P,) the number of the nearest q for every p: by a tree on a CPU, by all pairs elsewhere."""
+    p, q = p.detach(), q.detach()
+    if p.device.type == "cpu":
+        from scipy.spatial import KDTree
+
+        return torch.from_numpy(KDTree(q.numpy()).query(p.numpy())[1])
+    return torch.cat([torch.cdist(part, q).argmin(-1) for part in p.split(max(1, 256 * _PAIRS // len(q)))])
+
+
+def closest(points: Tensor, corners: Tensor) -> Tensor:
+    """(P, d) the nearest point of the surface with faces (F, d, d), differentiable in both."""
+    with torch.no_grad():
+        chosen = []
+        for part in _parts(points, len(corners)):
+            gap = part.unsqueeze(1) - _on_faces(part.unsqueeze(1), corners.unsqueeze(0))
+            chosen.append(gap.square().sum(-1).argmin(-1))
+    return _on_faces(points, corners[torch.cat(chosen)])
+
+
+def _parts(points: Tensor, faces: int) -> Iterator[Tensor]:
+    yield from points.split(max(1, _PAIRS // max(faces, 1)))
+
+
+def _on_faces(p: Tensor, corners: Tensor) -> Tensor:
+    """The nearest point of each face (..., d, d) to p (..., d)."""
+    if corners.shape[-1] == 2:
+        return _on_segment(p, corners[..., 0, :], corners[..., 1, :])
+    a, b, c = corners.unbind(-2)
+    u, v, w = b - a, c - a, p - a
+    uu, uv, vv, wu, wv = ((s * t).sum(-1) for s, t in ((u, u), (u, v), (v, v), (w, u), (w, v)))
+    det = uu * vv - uv * uv
+    safe = torch.where(det > 0, det, 1.0)
+    s, t = (vv * wu - uv * wv) / safe, (uu * wv - uv * wu) / safe
+    inside = (s >= 0) & (t >= 0) & (s + t <= 1) & (det > 0)
+    best = a + torch.where(inside, s, 0.0).unsqueeze(-1) * u + torch.where(inside, t, 0.0).unsqueeze(-1) * v
+    distance = torch.where(inside, (p - best).square().sum(-1), torch.inf)
+    for first, second in ((a, b), (b, c), (c, a)):
+        q = _on_segment(p, first, second)
+        new = (p - q).square().sum(-1)
+        nearer = new < distance
+        best, distance = torch.where(nearer.unsqueeze(-1), q, best), torch.where(nearer, new, distance)
+    return best
+
+
+def _on_segment(p: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    along = b - a
+    size = along.square().sum(-1)
+    t = ((p - a) * along).sum(-1) / torch.where(size > 0, size, 1.0)
+    return a + t.clamp(0, 1).unsqueeze(-1) * along
+
+
+def winding(points: Tensor, corners: Tensor) -> Tensor:
+    """(P,) sum of the solid angles of the faces (F, d, d), seen from each point, in units of the full one."""
+    found = []
+    for part in _parts(points, len(corners)):
+        r = corners.unsqueeze(0) - part.unsqueeze(1).unsqueeze(1)  # (points, faces, d, d)
+        if points.shape[-1] == 2:
+            a, b = r.unbind(-2)
+            angle = torch.atan2(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0], (a * b).sum(-1))
+            found.append(angle.sum(-1) / (2 * math.pi))
+            continue
+        a, b, c = r.unbind(-2)
+        la, lb, lc = (torch.linalg.vector_norm(x, dim=-1) for x in (a, b, c))
+        above = (a * torch.linalg.cross(b, c)).sum(-1)
+        below = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
+        found.append(torch.atan2(above, below).sum(-1) / (2 * math.pi))
+    return torch.cat(found) if found else points.new_zeros(len(points))
