@@ -12,6 +12,7 @@ from tyro.extras import SubcommandApp
 from implayer.verify.command import main as verify
 
 from .bench import NAMES, run_bench
+from .graph_matching.commands import COMMANDS as GRAPHS
 from .inr.commands import COMMANDS as PICTURES
 from .mnist_qp.commands import COMMANDS as DIGITS
 from .shared.command import Command, choose, lazily
@@ -82,6 +83,7 @@ def _bench(command: Bench) -> int:
 COMMANDS: tuple[Command, ...] = (
     *PICTURES,
     *DIGITS,
+    *GRAPHS,
     Command(("verify",), Verify, _verify),
     Command(("doctor",), Doctor, _doctor),
     Command(("bench",), Bench, _bench),

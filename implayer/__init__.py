@@ -32,13 +32,16 @@ from .errors import (
     VerificationError,
 )
 from .layer import ImplicitLayer
+from .layers.affinity import Affinity
 from .layers.argmin import ArgminLayer
+from .layers.bistochastic import BistochasticLayer
 from .layers.cvxpy_layer import CvxpyLayer
 from .layers.eigen import EigenLayer
 from .layers.eigen_dense import Clusters
 from .layers.eigen_general import NonsymmetricEigenLayer, ProjectedEigenLayer, SingularLayer
 from .layers.fixed_point import FixedPointLayer
 from .layers.level_set import LevelSetLayer
+from .layers.matching import PowerIterationLayer, SpectralMatchingLayer
 from .layers.qp import QPLayer
 from .layers.ray import GridField, ProjectionLayer, RayLayer
 from .layers.spectral import spectral_norm
@@ -73,12 +76,14 @@ __all__ = [
     "LU",
     "MINRES",
     "AdjointError",
+    "Affinity",
     "Anderson",
     "ArgminLayer",
     "Auto",
     "BatchCouplingError",
     "BiCGSTAB",
     "Bisection",
+    "BistochasticLayer",
     "Broyden",
     "Cholesky",
     "ClosureError",
@@ -116,6 +121,7 @@ __all__ = [
     "OrderError",
     "PhantomAdjoint",
     "Picard",
+    "PowerIterationLayer",
     "Problem",
     "ProjectedEigenLayer",
     "ProjectionLayer",
@@ -132,6 +138,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "SolveWarning",
+    "SpectralMatchingLayer",
     "Status",
     "Surface",
     "UnboundedError",
