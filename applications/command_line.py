@@ -15,6 +15,7 @@ from .bench import NAMES, run_bench
 from .graph_matching.commands import COMMANDS as GRAPHS
 from .inr.commands import COMMANDS as PICTURES
 from .mnist_qp.commands import COMMANDS as DIGITS
+from .ncut.commands import COMMANDS as CUTS
 from .shared.command import Command, choose, lazily
 from .shared.options import PresetName, preset
 
@@ -84,6 +85,7 @@ COMMANDS: tuple[Command, ...] = (
     *PICTURES,
     *DIGITS,
     *GRAPHS,
+    *CUTS,
     Command(("verify",), Verify, _verify),
     Command(("doctor",), Doctor, _doctor),
     Command(("bench",), Bench, _bench),
