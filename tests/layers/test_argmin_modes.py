@@ -14,6 +14,7 @@ from implayer.solvers.interior_point import InteriorPoint
 from implayer.solvers.scipy_minimize import ScipyMinimize
 
 SOLVERS = [InteriorPoint(), ScipyMinimize(), ScipyMinimize("trust-constr")]
+ONE_BY_ONE = [SOLVERS[0], *(pytest.param(solver, marks=pytest.mark.slow) for solver in SOLVERS[1:])]
 
 
 def on_sphere(solver, **options):
@@ -41,7 +42,7 @@ def close(a, b, tolerance=1e-8):
     torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ONE_BY_ONE)
 def test_shared_and_batched_inputs_under_vmap(solver):
     layer, x = on_sphere(solver), inputs()
     f, g = (lambda A, p, h=h: h({"A": A, "p": p}) for h in (layer, exact))
@@ -55,7 +56,7 @@ def test_shared_and_batched_inputs_under_vmap(solver):
         close(vmap(jacfwd(f, 1), (None, 0))(x["A"], x["p"]), vmap(jacfwd(g, 1), (None, 0))(x["A"], x["p"]))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ONE_BY_ONE)
 def test_hessian_of_shared_inputs(solver):
     layer, x = on_sphere(solver), inputs()
     found, expected = (hessian(lambda A, h=h: (h({**x, "A": A}) ** 3).sum())(x["A"]) for h in (layer, exact))
