@@ -47,8 +47,9 @@ class Gauge:
         skew = torch.where(self.mask, skew, 0).abs().amax(-1)
         uneven = slope.unsqueeze(-1) - slope.unsqueeze(-2)
         uneven = torch.where(self.mask[..., :k], uneven, 0).abs().amax(-1)
-        cut = torch.where(self.mask[..., k:].any(-1), slope.abs(), 0)
+        parted = self.mask[..., k:].any(-1)  # also where a cotangent happens not to turn v_j: it has no derivative
         size = torch.linalg.vector_norm(g, dim=-1) * torch.linalg.vector_norm(vectors[:, :k], dim=-1)
+        skew, cut = torch.maximum(skew, torch.where(parted, size, 0)), torch.where(parted, slope.abs(), 0)
         spread = slope.abs().amax(-1, keepdim=True)
         tiny = torch.finfo(c.dtype).tiny
         return torch.maximum(skew / (size.amax(-1, keepdim=True) + tiny), torch.maximum(uneven, cut) / (spread + tiny))

@@ -187,3 +187,11 @@ def test_signs_do_not_flip_under_small_changes():
     A = torch.tensor([[2.0, -1.0], [-1.0, 2.0]])  # vectors (1, 1) and (1, -1): a tie of moduli
     signs = {tuple(EigenLayer(2)(A + 1e-12 * symmetric(2))[1].sign().flatten().tolist()) for _ in range(20)}
     assert len(signs) == 1
+
+
+def test_any_loss_of_a_part_of_a_cluster_is_refused():
+    """The square of an entry does not turn the vector e_1 to first order, and yet has no derivative there."""
+    A = torch.diag(torch.tensor([1.0, 1.0, 3.0], dtype=torch.float64)).requires_grad_()
+    vectors = EigenLayer(1)(A)[1]
+    with pytest.raises(DegenerateEigenvalueError, match="not asked for"):
+        (vectors[0, 0] ** 2).backward()
