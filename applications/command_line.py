@@ -31,7 +31,7 @@ _GROUPS = {
 class Verify:
     """Check a layer of your own: gradients in all modes, batches, dtypes, state, memory, on generated inputs.
 
-    Examples:
+    For example:
 
         implayer verify mypackage.layers:equilibrium --x mypackage.layers:example
 

@@ -2,29 +2,23 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from ..shared.command import Command, lazily
-from ..shared.options import (
-    AbstractNewRun,
-    AbstractReproduce,
-    AbstractResume,
-    AbstractRunCommand,
-    changes_of,
-    of_preset,
-)
+from ..shared.options import AbstractNewRun, AbstractReproduce, of_preset
+from ..shared.run_commands import begins, run_commands
 from .config import PRESETS, MatchingConfig
 
 TASK = "graph-matching"
+_APPLICATION = "graph_matching.train:MATCHING"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainGraphMatching(AbstractNewRun):
     """Learn an affinity through a spectral matching layer.
 
-    Examples:
+    For example:
 
         implayer train graph-matching --preset smoke
 
@@ -34,42 +28,11 @@ class TrainGraphMatching(AbstractNewRun):
     config: tyro.conf.OmitArgPrefixes[MatchingConfig] = dataclasses.field(default_factory=of_preset(PRESETS))
 
 
-Changes: Any = changes_of(MatchingConfig, "train graph-matching")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ResumeGraphMatching(AbstractResume):
-    """Go on with a training run that was interrupted or killed; it ends as it would have without that.
-
-    Examples:
-
-        implayer resume runs/house
-
-        implayer resume runs/house --steps 300
-    """
-
-    changes: tyro.conf.OmitArgPrefixes[Changes] = dataclasses.field(default_factory=Changes)  # type: ignore[valid-type]
-    """What decides the numbers of the run, where it shall differ from now on."""
-    data: Path | None = None
-    """Data root; None is where the run found its data."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalGraphMatching(AbstractRunCommand):
-    """Compute accuracy and PCK of a training run anew from its saved weights.
-
-    Example: implayer eval runs/house
-    """
-
-    data: Path | None = None
-    """Data root; None is where the run found its data."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CmuHouse(AbstractReproduce):
     """The CMU house benchmark: accuracy over the gap between frames, of SM and SMAC, beside the published figures.
 
-    Examples:
+    For example:
 
         implayer reproduce cmu-house
 
@@ -131,11 +94,13 @@ class Figure8(AbstractReproduce):
 
 
 COMMANDS = (
-    Command(("train", TASK), TrainGraphMatching, lazily("graph_matching.train:train_matching")),
-    Command(("resume",), ResumeGraphMatching, lazily("graph_matching.train:resume_matching"), TASK),
-    Command(("eval",), EvalGraphMatching, lazily("graph_matching.train:evaluate_matching"), TASK),
+    Command(("train", TASK), TrainGraphMatching, begins(_APPLICATION)),
+    *run_commands(
+        TASK, MatchingConfig, _APPLICATION,
+        words=f"train {TASK}", run="runs/house", more="--steps 300", figures="accuracy and PCK",
+    ),
     Command(("reproduce", "cmu-house"), CmuHouse, lazily("graph_matching.cmu_house:cmu_house")),
     Command(("reproduce", "idl-fig6"), Figure6, lazily("graph_matching.reproduce:training_curves")),
     Command(("reproduce", "idl-fig7"), Figure7, lazily("graph_matching.reproduce:runtimes")),
     Command(("reproduce", "idl-fig8"), Figure8, lazily("graph_matching.ducks:ducks")),
-)
+)  # fmt: skip

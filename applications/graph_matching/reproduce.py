@@ -12,17 +12,18 @@ from torch import nn
 
 from implayer.layers.affinity import Affinity
 
+from ..shared.application import carry_on
 from ..shared.devices import set_threads
-from ..shared.errors import InputError, RunFolderError
+from ..shared.errors import RunFolderError
 from ..shared.figures import Line, Panel, draw_lines
 from ..shared.files import write_json
 from ..shared.options import RunOptions, require_least
-from ..shared.run_folder import CONFIG, open_run, versions
-from .commands import Changes, Figure6, Figure7, ResumeGraphMatching, TrainGraphMatching
+from ..shared.run_folder import versions
+from .commands import Figure6, Figure7, TrainGraphMatching
 from .config import LayerName, MatchingConfig
 from .graphs import delaunay
 from .model import Side, build_layer, by_length
-from .train import MATCHING, resume_matching, train_matching
+from .train import MATCHING
 
 LAYERS: dict[str, tuple[LayerName, int]] = {
     "SM": ("sm", 5),
@@ -47,7 +48,8 @@ def training_curves(command: Figure6) -> dict[str, dict[str, Any]]:
             data_set="cub", layer=layer, pi_steps=pi_steps, steps=command.steps, batch=command.batch, seed=command.seed,
             test_pairs=command.pairs, evaluate_every=max(command.steps // _EVALUATIONS, 1), nodes=True,
         )  # fmt: skip
-        found[name] = _trained(out / name, config, options, command.data)
+        new = TrainGraphMatching(config=config, options=options, out=out / name, data=command.data)
+        found[name] = carry_on(MATCHING, new).read_metrics()
     every = max(command.steps // _EVALUATIONS, 1)
     draw_lines(out / "idl-fig6.png", _curves(found, every))
     kept = ("accuracy", "pck", "alpha", "step_time_ms", "seconds", "seed", "history")
@@ -60,17 +62,6 @@ def training_curves(command: Figure6) -> dict[str, dict[str, Any]]:
         )
     print(f"{out / 'idl-fig6.png'}")
     return found
-
-
-def _trained(path: Path, config: MatchingConfig, options: RunOptions, data: Path | None) -> dict[str, Any]:
-    if not (path / CONFIG).exists():
-        return train_matching(TrainGraphMatching(config=config, options=options, out=path, data=data)).read_metrics()
-    stored = MATCHING.read(open_run(path)).config
-    for name in ("batch", "seed", "test_pairs"):
-        if getattr(stored, name) != getattr(config, name):
-            raise InputError(f"`{path}` holds a run with {name} {getattr(stored, name)}; choose another `--out`.")
-    changes = Changes(steps=config.steps)
-    return resume_matching(ResumeGraphMatching(run=path, changes=changes, options=options, data=data)).read_metrics()
 
 
 def _curves(found: dict[str, dict[str, Any]], every: int) -> list[Panel]:

@@ -5,23 +5,14 @@ from pathlib import Path
 
 import torch
 
-from ..shared.application import (
-    AbstractApplication,
-    Conclusion,
-    Material,
-    StoredRun,
-    go_on,
-    load_trained,
-    opened,
-    start,
-)
+from ..shared.application import AbstractApplication, Conclusion, Material, StoredRun, load_trained
 from ..shared.data import data_root
 from ..shared.errors import InputError
 from ..shared.figures import Line, Panel, draw_lines
-from ..shared.options import require_least, require_positive
+from ..shared.options import Eval, Resume, require_least, require_positive
 from ..shared.run_folder import RunFolder
 from ..shared.training import Record
-from .commands import TASK, EvalGraphMatching, ResumeGraphMatching, TrainGraphMatching
+from .commands import TASK, TrainGraphMatching
 from .config import MatchingConfig
 from .data import Landmarks, load_landmarks
 from .model import build_model
@@ -57,7 +48,7 @@ class MatchingTraining(AbstractApplication[MatchingConfig, LandmarkSource, Landm
         """The landmarks that the command names."""
         return _material(load_landmarks(command.config, data_root(command.data)))
 
-    def load_again(self, stored: Stored, command: ResumeGraphMatching) -> Material[LandmarkSource, Landmarks]:
+    def load_again(self, stored: Stored, command: Resume) -> Material[LandmarkSource, Landmarks]:
         """The landmarks of the run."""
         landmarks = stored_landmarks(stored, command.data)
         if landmarks.sha256 != stored.source.sha256 and not command.allow_config_change:
@@ -92,30 +83,18 @@ class MatchingTraining(AbstractApplication[MatchingConfig, LandmarkSource, Landm
         sentence = f"{_said(tested, task.config)}, {record.step_time_ms:.0f} ms a step, {record.seconds:.0f} s"
         return Conclusion(metrics, sentence, f"implayer eval {folder.path}")
 
+    def evaluate(self, folder: RunFolder, stored: Stored, command: Eval, device: torch.device) -> Conclusion:
+        """Accuracy and PCK on the test pairs, on the processor as in the training."""
+        del device
+        landmarks = stored_landmarks(stored, command.data)
+        model = build_model(stored.config)
+        load_trained(folder, model, torch.device("cpu"))
+        tested = test(model, Graphs(landmarks), stored.config)
+        said = f"{_said(tested, stored.config)}, {len(landmarks.test)} test pairs of {landmarks.name}"
+        return Conclusion({"accuracy": tested.accuracy, "pck": tested.pck}, said)
+
 
 MATCHING = MatchingTraining()
-
-
-def train_matching(command: TrainGraphMatching) -> RunFolder:
-    """Train a new run."""
-    return start(MATCHING, command)
-
-
-def resume_matching(command: ResumeGraphMatching) -> RunFolder:
-    """Go on with a run."""
-    return go_on(MATCHING, command)
-
-
-def evaluate_matching(command: EvalGraphMatching) -> Tested:
-    """Accuracy and PCK of a run, computed anew from its weights."""
-    folder, stored, _ = opened(MATCHING, command)
-    landmarks = stored_landmarks(stored, command.data)
-    model = build_model(stored.config)
-    load_trained(folder, model, torch.device("cpu"))
-    tested = test(model, Graphs(landmarks), stored.config)
-    if not command.options.quiet:
-        print(f"{folder.path}: {_said(tested, stored.config)}, {len(landmarks.test)} test pairs of {landmarks.name}")
-    return tested
 
 
 def stored_landmarks(stored: Stored, data: Path | None) -> Landmarks:

@@ -2,15 +2,16 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from ..shared.command import Command, lazily
-from ..shared.options import AbstractNewRun, AbstractResume, AbstractRunCommand, changes_of, of_preset
+from ..shared.options import AbstractNewRun, AbstractRunCommand, of_preset
+from ..shared.run_commands import begins, run_commands
 from .config import PRESETS, ImageConfig
 
 TASK = "image"
+_APPLICATION = "inr.fit:PICTURES"
 MAX_PIXELS = 100_000_000  # of a file before it is decoded: a colour picture of so many takes 300 MB
 
 
@@ -18,7 +19,7 @@ MAX_PIXELS = 100_000_000  # of a file before it is decoded: a colour picture of 
 class FitImage(AbstractNewRun):
     """Fit a network to a picture.
 
-    Examples:
+    For example:
 
         implayer fit image camera --size 128 --steps 200
 
@@ -32,26 +33,6 @@ class FitImage(AbstractNewRun):
     """Larger files are refused before they are decoded."""
 
 
-Changes: Any = changes_of(ImageConfig, "fit image")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Resume(AbstractResume):
-    """Go on with a run that was interrupted or killed; it ends as it would have without that.
-
-    These are the options for a picture; `implayer resume RUN --help` lists those for the run that it names.
-
-    Examples:
-
-        implayer resume runs/photo
-
-        implayer resume runs/photo --steps 4000
-    """
-
-    changes: tyro.conf.OmitArgPrefixes[Changes] = dataclasses.field(default_factory=Changes)  # type: ignore[valid-type]
-    """What decides the numbers of the run, where it shall differ from now on."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Render(AbstractRunCommand):
     """Draw the model of a run at any resolution.
@@ -63,14 +44,6 @@ class Render(AbstractRunCommand):
     """Longer side in pixels."""
     out: Path | None = None
     """A PNG file; None is a name in the folder of the run."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Eval(AbstractRunCommand):
-    """Compute the figures of a run anew from its saved weights.
-
-    Example: implayer eval runs/photo
-    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,9 +66,10 @@ class Demo:
 
 
 COMMANDS = (
-    Command(("fit", "image"), FitImage, lazily("inr.fit:fit")),
+    Command(("fit", TASK), FitImage, begins(_APPLICATION)),
+    *run_commands(
+        TASK, ImageConfig, _APPLICATION, words=f"fit {TASK}", run="runs/photo", more="--steps 4000", figures="the PSNR"
+    ),
     Command(("render",), Render, lazily("inr.render:render"), TASK),
-    Command(("resume",), Resume, lazily("inr.fit:resume"), TASK),
-    Command(("eval",), Eval, lazily("inr.render:evaluate"), TASK),
     Command(("demo",), Demo, lazily("inr.demo:demo")),
 )

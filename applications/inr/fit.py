@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-from ..shared.application import AbstractApplication, Conclusion, Material, StoredRun, go_on, start
+from ..shared.application import AbstractApplication, Conclusion, Material, StoredRun, load_trained
 from ..shared.checkpoint import under_prefix, with_prefix
 from ..shared.errors import CheckpointError, InputError
 from ..shared.figures import draw_comparison, draw_curves
 from ..shared.metrics import psnr, squared_error
-from ..shared.options import require_least, require_positive
+from ..shared.options import Eval, Resume, require_least, require_positive
 from ..shared.pictures import Picture, write_picture
 from ..shared.run_folder import RunFolder
 from ..shared.training import AbstractTask, Record
-from .commands import TASK, FitImage, Resume
+from .commands import TASK, FitImage
 from .config import IMPLICIT, ImageConfig
 from .data import PictureSource, load_picture
 from .draw import draw
@@ -110,7 +110,7 @@ class PictureFit(AbstractApplication[ImageConfig, PictureSource, Picture, Pictur
     def load_again(self, stored: StoredRun[PictureSource, ImageConfig], command: Resume) -> Pictures:
         """The picture of the run, of the size that it had."""
         source = stored.source
-        found = load_picture(source.source, stored.config.size, None, source.max_pixels)
+        found = load_picture(source.source, stored.config.size, command.data, source.max_pixels)
         before = (source.height, source.width, source.channels)
         if tuple(found.content.pixels.shape) != before and not command.allow_config_change:
             raise InputError(
@@ -149,17 +149,33 @@ class PictureFit(AbstractApplication[ImageConfig, PictureSource, Picture, Pictur
             f"PSNR {quality:.2f} dB, {record.step_time_ms:.0f} ms a step, {record.peak_memory_mb:.0f} MiB, "
             f"{parameters} parameters, {record.seconds:.0f} s"
         )
-        return Conclusion(metrics, sentence, f"implayer render {folder.path} --size {2 * max(target.shape[:2])}")
+        return Conclusion(metrics, sentence, _next(folder, *target.shape[:2]))
+
+    def evaluate(
+        self, folder: RunFolder, stored: StoredRun[PictureSource, ImageConfig], command: Eval, device: torch.device
+    ) -> Conclusion:
+        """The PSNR by a full solve."""
+        source = stored.source
+        picture = load_picture(source.source, stored.config.size, command.data, source.max_pixels).content
+        pixels, steps = draw(load_model(folder, stored, device), source.height, source.width, device)
+        quality = psnr(squared_error(pixels * 2 - 1, picture.pixels * 2 - 1) / pixels.numel())
+        figures = {"psnr": quality, "solve_steps": float(steps)}
+        solved = f", solved in at most {steps} steps" if steps else ""
+        return Conclusion(figures, f"PSNR {quality:.2f} dB{solved}", _next(folder, source.height, source.width))
 
 
 PICTURES = PictureFit()
 
 
-def fit(command: FitImage) -> RunFolder:
-    """Fit a new run."""
-    return start(PICTURES, command)
+def load_model(
+    folder: RunFolder, stored: StoredRun[PictureSource, ImageConfig], device: torch.device
+) -> AbstractNetwork:
+    """The fitted network of a run."""
+    source = stored.source
+    model = build_model(stored.config, source.channels, max(source.height, source.width))
+    load_trained(folder, model, device)
+    return model
 
 
-def resume(command: Resume) -> RunFolder:
-    """Go on with a run."""
-    return go_on(PICTURES, command)
+def _next(folder: RunFolder, height: int, width: int) -> str:
+    return f"implayer render {folder.path} --size {2 * max(height, width)}"

@@ -1,31 +1,15 @@
-"""`implayer render` and `implayer eval` for a picture fit."""
+"""`implayer render` for a picture fit."""
 
 from pathlib import Path
 
-import torch
-
-from ..shared.application import StoredRun, load_trained, opened
+from ..shared.application import opened
 from ..shared.errors import InputError
 from ..shared.files import refuse_irregular
-from ..shared.metrics import psnr, squared_error
 from ..shared.pictures import write_picture
-from ..shared.run_folder import RunFolder
-from .commands import Eval, Render
-from .config import ImageConfig
-from .data import PictureSource, load_picture
+from .commands import Render
+from .data import PictureSource
 from .draw import draw
-from .fit import PICTURES
-from .model import AbstractNetwork, build_model
-
-Stored = StoredRun[PictureSource, ImageConfig]
-
-
-def load_model(folder: RunFolder, stored: Stored, device: torch.device) -> AbstractNetwork:
-    """The fitted network of a run."""
-    source = stored.source
-    model = build_model(stored.config, source.channels, max(source.height, source.width))
-    load_trained(folder, model, device)
-    return model
+from .fit import PICTURES, load_model
 
 
 def size_of(source: PictureSource, longer_side: int) -> tuple[int, int]:
@@ -49,17 +33,3 @@ def render(command: Render) -> Path:
     if not command.options.quiet:
         print(f"{target}: {width} x {height} pixels")
     return target
-
-
-def evaluate(command: Eval) -> dict[str, float]:
-    """The PSNR of a run, computed anew from its saved weights and the picture."""
-    folder, stored, device = opened(PICTURES, command)
-    source = stored.source
-    picture = load_picture(source.source, stored.config.size, None, source.max_pixels).content
-    pixels, steps = draw(load_model(folder, stored, device), source.height, source.width, device)
-    quality = psnr(squared_error(pixels * 2 - 1, picture.pixels * 2 - 1) / pixels.numel())
-    figures = {"psnr": quality, "solve_steps": float(steps)}
-    if not command.options.quiet:
-        print(f"{folder.path}: PSNR {quality:.2f} dB" + (f", solved in at most {steps} steps" if steps else ""))
-        print(f"next:  implayer render {folder.path} --size {2 * max(source.height, source.width)}")
-    return figures

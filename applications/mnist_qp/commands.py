@@ -2,29 +2,23 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from ..shared.command import Command, lazily
-from ..shared.options import (
-    AbstractNewRun,
-    AbstractReproduce,
-    AbstractResume,
-    AbstractRunCommand,
-    changes_of,
-    of_preset,
-)
+from ..shared.options import AbstractNewRun, AbstractReproduce, of_preset
+from ..shared.run_commands import begins, run_commands
 from .config import PRESETS, MnistConfig
 
 TASK = "mnist-qp"
+_APPLICATION = "mnist_qp.train:DIGITS"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainMnistQP(AbstractNewRun):
     """Train a network with a QP layer to read handwritten digits.
 
-    Examples:
+    For example:
 
         implayer train mnist-qp --preset smoke
 
@@ -32,37 +26,6 @@ class TrainMnistQP(AbstractNewRun):
     """
 
     config: tyro.conf.OmitArgPrefixes[MnistConfig] = dataclasses.field(default_factory=of_preset(PRESETS))
-
-
-Changes: Any = changes_of(MnistConfig, "train mnist-qp")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ResumeMnistQP(AbstractResume):
-    """Go on with a training run that was interrupted or killed; it ends as it would have without that.
-
-    Examples:
-
-        implayer resume runs/mnist
-
-        implayer resume runs/mnist --epochs 20
-    """
-
-    changes: tyro.conf.OmitArgPrefixes[Changes] = dataclasses.field(default_factory=Changes)  # type: ignore[valid-type]
-    """What decides the numbers of the run, where it shall differ from now on."""
-    data: Path | None = None
-    """Data root; None is where the run found its data."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalMnistQP(AbstractRunCommand):
-    """Compute the test accuracy of a training run anew from its saved weights.
-
-    Example: implayer eval runs/mnist
-    """
-
-    data: Path | None = None
-    """Data root; None is where the run found its data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,9 +59,11 @@ class Figure4(AbstractReproduce):
 
 
 COMMANDS = (
-    Command(("train", TASK), TrainMnistQP, lazily("mnist_qp.train:train_digits")),
-    Command(("resume",), ResumeMnistQP, lazily("mnist_qp.train:resume_digits"), TASK),
-    Command(("eval",), EvalMnistQP, lazily("mnist_qp.train:evaluate_digits"), TASK),
+    Command(("train", TASK), TrainMnistQP, begins(_APPLICATION)),
+    *run_commands(
+        TASK, MnistConfig, _APPLICATION,
+        words=f"train {TASK}", run="runs/mnist", more="--epochs 20", figures="the test accuracy",
+    ),
     Command(("reproduce", "idl-fig3"), Figure3, lazily("mnist_qp.reproduce:learning_curves")),
     Command(("reproduce", "idl-fig4"), Figure4, lazily("mnist_qp.reproduce:runtimes")),
-)
+)  # fmt: skip

@@ -1,7 +1,6 @@
 """Figures 3 and 4 of "Implicitly Defined Layers in Neural Networks": learning curves, and time over parameters."""
 
 import gc
-import json
 import statistics
 import time
 from pathlib import Path
@@ -9,17 +8,18 @@ from typing import Any
 
 import torch
 
+from ..shared.application import carry_on
 from ..shared.devices import set_threads
-from ..shared.errors import InputError, RunFolderError
+from ..shared.errors import RunFolderError
 from ..shared.figures import Line, Panel, draw_lines
 from ..shared.files import write_json
 from ..shared.options import RunOptions, require_least
-from ..shared.run_folder import CONFIG, RunFolder, versions
-from .commands import Changes, Figure3, Figure4, ResumeMnistQP, TrainMnistQP
+from ..shared.run_folder import versions
+from .commands import Figure3, Figure4, TrainMnistQP
 from .config import LayerName, MnistConfig
 from .model import QuadraticScores
 from .solvers import installed
-from .train import draw_learning, resume_digits, train_digits
+from .train import DIGITS, draw_learning
 
 LAYERS: tuple[LayerName, ...] = ("implicit", "qpth")
 PAPER_ACCURACY = 98.14
@@ -37,7 +37,8 @@ def learning_curves(command: Figure3) -> None:
     found: dict[str, dict[str, Any]] = {}
     for layer in _present():
         config = MnistConfig(layer=layer, epochs=epochs, samples=command.samples, seed=command.seed)
-        found[layer] = _trained(out / layer, config, options, command.data).read_metrics()
+        new = TrainMnistQP(config=config, options=options, out=out / layer, data=command.data)
+        found[layer] = carry_on(DIGITS, new).read_metrics()
         histories[layer] = found[layer]["history"]
     draw_learning(out / "idl-fig3.png", histories, next(iter(found.values()))["steps_of_an_epoch"])
     kept = ("accuracy", "test_loss", "step_time_ms", "seconds", "degenerate", "unsolved", "data_set", "seed", "history")
@@ -78,19 +79,6 @@ def _present() -> list[LayerName]:
         if layer not in layers:
             print(f"{layer} is not installed, so it is left out: `pip install {layer}` brings it in")
     return layers
-
-
-def _trained(path: Path, config: MnistConfig, options: RunOptions, data: Path | None) -> RunFolder:
-    if not (path / CONFIG).exists():
-        return train_digits(TrainMnistQP(config=config, options=options, out=path, data=data))
-    stored = json.loads((path / CONFIG).read_text(encoding="utf-8"))["config"]["config"]
-    others = ("samples", "seed")
-    if any(stored[name] != getattr(config, name) for name in others):
-        raise InputError(
-            f"`{path}` holds a run with other values of {' or '.join(f'`--{name}`' for name in others)}; choose another "
-            "`--out`."
-        )
-    return resume_digits(ResumeMnistQP(run=path, changes=Changes(epochs=config.epochs), options=options, data=data))
 
 
 def _measured(n: int, batch: int, layers: list[LayerName], trials: int, seed: int) -> list[dict[str, Any]]:

@@ -5,23 +5,14 @@ from pathlib import Path
 
 import torch
 
-from ..shared.application import (
-    AbstractApplication,
-    Conclusion,
-    Material,
-    StoredRun,
-    go_on,
-    load_trained,
-    opened,
-    start,
-)
+from ..shared.application import AbstractApplication, Conclusion, Material, StoredRun, load_trained
 from ..shared.data import data_root
 from ..shared.errors import InputError
 from ..shared.figures import Line, Panel, draw_lines
-from ..shared.options import require_least, require_positive
+from ..shared.options import Eval, Resume, require_least, require_positive
 from ..shared.run_folder import RunFolder
 from ..shared.training import Record
-from .commands import TASK, EvalMnistQP, ResumeMnistQP, TrainMnistQP
+from .commands import TASK, TrainMnistQP
 from .config import MnistConfig
 from .data import Digits, load_digits
 from .model import CLASSES, build_model
@@ -62,7 +53,7 @@ class DigitTraining(AbstractApplication[MnistConfig, DigitSource, Digits, DigitT
         """The digits that the command names."""
         return _material(load_digits(command.config.data_set, data_root(command.data)))
 
-    def load_again(self, stored: Stored, command: ResumeMnistQP) -> Material[DigitSource, Digits]:
+    def load_again(self, stored: Stored, command: Resume) -> Material[DigitSource, Digits]:
         """The digits of the run."""
         digits = stored_digits(stored.source, command.data)
         if digits.sha256 != stored.source.sha256 and not command.allow_config_change:
@@ -98,30 +89,17 @@ class DigitTraining(AbstractApplication[MnistConfig, DigitSource, Digits, DigitT
         sentence = f"{_said(tested)}{left_out}, {record.step_time_ms:.1f} ms a step, {record.seconds:.0f} s"
         return Conclusion(metrics, sentence, f"implayer eval {folder.path}")
 
+    def evaluate(self, folder: RunFolder, stored: Stored, command: Eval, device: torch.device) -> Conclusion:
+        """The accuracy on the test set."""
+        digits = stored_digits(stored.source, command.data)
+        model = build_model(stored.config, digits.train.shape[1])
+        load_trained(folder, model, device)
+        tested = test(model, digits, device)
+        figures = {"accuracy": tested.accuracy, "test_loss": tested.loss, "test_unsolved": tested.unsolved}
+        return Conclusion(figures, f"{_said(tested)}, {len(digits.test)} test digits of {digits.name}")
+
 
 DIGITS = DigitTraining()
-
-
-def train_digits(command: TrainMnistQP) -> RunFolder:
-    """Train a new run."""
-    return start(DIGITS, command)
-
-
-def resume_digits(command: ResumeMnistQP) -> RunFolder:
-    """Go on with a run."""
-    return go_on(DIGITS, command)
-
-
-def evaluate_digits(command: EvalMnistQP) -> Tested:
-    """The test accuracy of a run, computed anew from its weights."""
-    folder, stored, device = opened(DIGITS, command)
-    digits = stored_digits(stored.source, command.data)
-    model = build_model(stored.config, digits.train.shape[1])
-    load_trained(folder, model, device)
-    tested = test(model, digits, device)
-    if not command.options.quiet:
-        print(f"{folder.path}: {_said(tested)}, {len(digits.test)} test digits of {digits.name}")
-    return tested
 
 
 def stored_digits(source: DigitSource, data: Path | None) -> Digits:

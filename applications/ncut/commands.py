@@ -2,23 +2,16 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from ..shared.command import Command, lazily
-from ..shared.options import (
-    AbstractNewRun,
-    AbstractReproduce,
-    AbstractResume,
-    AbstractRunCommand,
-    RunOptions,
-    changes_of,
-    of_preset,
-)
+from ..shared.options import AbstractNewRun, AbstractReproduce, RunOptions, of_preset
+from ..shared.run_commands import begins, run_commands
 from .config import PAPER, PRESETS, NCutConfig
 
 TASK = "ncut"
+_APPLICATION = "ncut.train:CUTS"
 MAX_PIXELS = 100_000_000  # of a file before it is decoded: a colour picture of so many takes 300 MB
 
 
@@ -26,7 +19,7 @@ MAX_PIXELS = 100_000_000  # of a file before it is decoded: a colour picture of 
 class TrainNCut(AbstractNewRun):
     """Train a network whose normalised cut separates foreground and background.
 
-    Examples:
+    For example:
 
         implayer train ncut --preset smoke
 
@@ -34,39 +27,6 @@ class TrainNCut(AbstractNewRun):
     """
 
     config: tyro.conf.OmitArgPrefixes[NCutConfig] = dataclasses.field(default_factory=of_preset(PRESETS))
-
-
-Changes: Any = changes_of(NCutConfig, "train ncut")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ResumeNCut(AbstractResume):
-    """Go on with a training run that was interrupted or killed; it ends as it would have without that.
-
-    With more --epochs the learning rate falls more slowly from there on.
-
-    Examples:
-
-        implayer resume runs/sky
-
-        implayer resume runs/sky --epochs 30
-    """
-
-    changes: tyro.conf.OmitArgPrefixes[Changes] = dataclasses.field(default_factory=Changes)  # type: ignore[valid-type]
-    """What decides the numbers of the run, where it shall differ from now on."""
-    data: Path | None = None
-    """Data root; None is where the run found its pictures."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvalNCut(AbstractRunCommand):
-    """Compute the test IoU of a training run anew from its saved weights.
-
-    Example: implayer eval runs/sky
-    """
-
-    data: Path | None = None
-    """Data root; None is where the run found its pictures."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,9 +76,11 @@ class Figure10(AbstractReproduce):
 
 
 COMMANDS = (
-    Command(("train", TASK), TrainNCut, lazily("ncut.train:train_cut")),
-    Command(("resume",), ResumeNCut, lazily("ncut.train:resume_cut"), TASK),
-    Command(("eval",), EvalNCut, lazily("ncut.train:evaluate_cut"), TASK),
+    Command(("train", TASK), TrainNCut, begins(_APPLICATION)),
+    *run_commands(
+        TASK, NCutConfig, _APPLICATION,
+        words=f"train {TASK}", run="runs/sky", more="--epochs 30", figures="the test IoU",
+    ),
     Command(("segment",), Segment, lazily("ncut.segment:segment")),
     Command(("reproduce", "idl-fig10"), Figure10, lazily("ncut.reproduce:learning_curves")),
-)
+)  # fmt: skip

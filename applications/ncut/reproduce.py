@@ -1,6 +1,5 @@
 """Figure 10 of "Implicitly Defined Layers in Neural Networks": learning curves, with a table of IoU and overlays."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,22 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..shared.application import load_trained
+from ..shared.application import carry_on, load_trained
 from ..shared.data import data_root
 from ..shared.devices import set_threads
-from ..shared.errors import InputError
 from ..shared.files import write_json
 from ..shared.options import RunOptions
 from ..shared.pictures import write_picture
-from ..shared.run_folder import CONFIG, RunFolder, versions
+from ..shared.run_folder import RunFolder, versions
 from .baselines import Baseline, HandcraftedCut, evaluate, spectral_clustering
-from .commands import Changes, Figure10, ResumeNCut, TrainNCut
+from .commands import Figure10, TrainNCut
 from .config import PAPER, ModelName, NCutConfig
 from .data import Example, Scenes, load_scenes, spread
 from .draw import SHOWN, contact_sheet
 from .model import CutSegmenter, build_model
 from .task import Tested, predicted
-from .train import CUTS, draw_learning, resume_cut, train_cut
+from .train import CUTS, draw_learning
 
 MODELS: tuple[ModelName, ...] = ("ncut", "cnn")
 PRINTED = {"learned": 85.0, "by hand": 70.0}  # per cent, of HazySky, read off its figure 10
@@ -67,13 +65,7 @@ def learning_curves(command: Figure10) -> None:
 
 
 def _trained(path: Path, config: NCutConfig, options: RunOptions, data: Path | None) -> RunFolder:
-    if not (path / CONFIG).exists():
-        return train_cut(TrainNCut(config=config, options=options, out=path, data=data))
-    stored = json.loads((path / CONFIG).read_text(encoding="utf-8"))["config"]["config"]
-    other = [name for name, value in vars(config).items() if name != "epochs" and stored.get(name) != value]
-    if other:
-        raise InputError(f"`{path}` holds a run with another `{other[0]}`; choose another `--out`.")
-    return resume_cut(ResumeNCut(run=path, changes=Changes(epochs=config.epochs), options=options, data=data))
+    return carry_on(CUTS, TrainNCut(config=config, options=options, out=path, data=data))
 
 
 def _prior(folder: RunFolder, config: NCutConfig) -> Tensor:

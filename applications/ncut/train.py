@@ -5,24 +5,15 @@ from pathlib import Path
 
 import torch
 
-from ..shared.application import (
-    AbstractApplication,
-    Conclusion,
-    Material,
-    StoredRun,
-    go_on,
-    load_trained,
-    opened,
-    start,
-)
+from ..shared.application import AbstractApplication, Conclusion, Material, StoredRun, load_trained
 from ..shared.data import data_root
 from ..shared.errors import InputError
 from ..shared.figures import Line, Panel, draw_lines
-from ..shared.options import require_least, require_positive
+from ..shared.options import Eval, Resume, require_least, require_positive
 from ..shared.pictures import write_picture
 from ..shared.run_folder import RunFolder
 from ..shared.training import Record
-from .commands import TASK, EvalNCut, ResumeNCut, TrainNCut
+from .commands import TASK, TrainNCut
 from .config import NCutConfig
 from .data import LEAST_SIDE, Example, Scenes, load_scenes, spread
 from .draw import SHOWN, contact_sheet
@@ -71,7 +62,7 @@ class CutTraining(AbstractApplication[NCutConfig, SceneSource, Scenes, Segmentat
         """The pictures that the command names."""
         return _material(load_scenes(command.config.data_set, data_root(command.data)))
 
-    def load_again(self, stored: Stored, command: ResumeNCut) -> Material[SceneSource, Scenes]:
+    def load_again(self, stored: Stored, command: Resume) -> Material[SceneSource, Scenes]:
         """The pictures of the run."""
         scenes = stored_scenes(stored.source, command.data)
         if scenes.sha256 != stored.source.sha256 and not command.allow_config_change:
@@ -109,32 +100,19 @@ class CutTraining(AbstractApplication[NCutConfig, SceneSource, Scenes, Segmentat
         }
         left_out = f", {task.unsolved} cuts left out of the training" if task.unsolved else ""
         sentence = f"{_said(tested)}{left_out}, {record.step_time_ms:.0f} ms a step, {record.seconds:.0f} s"
-        return Conclusion(metrics, sentence, _next(task, folder))
+        return Conclusion(metrics, sentence, _next(folder))
+
+    def evaluate(self, folder: RunFolder, stored: Stored, command: Eval, device: torch.device) -> Conclusion:
+        """The IoU on the test pictures."""
+        scenes = stored_scenes(stored.source, command.data)
+        model = build_model(stored.config)
+        load_trained(folder, model, device)
+        tested = test(model, spread(scenes.test, stored.config.pictures), device, stored.config.test_size)
+        figures = {"iou": tested.iou, "pixel_accuracy": tested.accuracy, "test_unsolved": tested.unsolved}
+        return Conclusion(figures, f"{_said(tested)} of {scenes.name}", _next(folder))
 
 
 CUTS = CutTraining()
-
-
-def train_cut(command: TrainNCut) -> RunFolder:
-    """Train a new run."""
-    return start(CUTS, command)
-
-
-def resume_cut(command: ResumeNCut) -> RunFolder:
-    """Go on with a run."""
-    return go_on(CUTS, command)
-
-
-def evaluate_cut(command: EvalNCut) -> Tested:
-    """The test IoU of a run, computed anew from its weights."""
-    folder, stored, device = opened(CUTS, command)
-    scenes = stored_scenes(stored.source, command.data)
-    model = build_model(stored.config)
-    load_trained(folder, model, device)
-    tested = test(model, spread(scenes.test, stored.config.pictures), device, stored.config.test_size)
-    if not command.options.quiet:
-        print(f"{folder.path}: {_said(tested)} of {scenes.name}")
-    return tested
 
 
 def stored_scenes(source: SceneSource, data: Path | None) -> Scenes:
@@ -154,7 +132,7 @@ def _said(tested: Tested) -> str:
     return f"IoU {tested.iou:.2f} %, {tested.accuracy:.2f} % of the pixels, {len(tested.each)} test pictures{unsolved}"
 
 
-def _next(task: SegmentationTask, folder: RunFolder) -> str:
+def _next(folder: RunFolder) -> str:
     return f"implayer segment PICTURE --model {folder.path}"
 
 

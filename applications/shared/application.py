@@ -12,16 +12,18 @@ from .devices import choose_device, set_threads
 from .errors import InputError, Interrupted, RunFolderError
 from .options import (
     AbstractNewRun,
-    AbstractResume,
     AbstractRunCommand,
+    Eval,
+    Resume,
     RunOptions,
+    changes_of,
     flag,
     given,
     require_finite,
     require_least,
 )
 from .progress import Reporter
-from .run_folder import RunFolder, create_run, free_name, open_run, refuse_changes, versions
+from .run_folder import CONFIG, RunFolder, create_run, free_name, open_run, refuse_changes, versions
 from .training import AbstractTask, Record, restore, train
 
 _LARGEST_SEED = 2**40  # further ones are made of it, and torch takes 64 bits
@@ -53,11 +55,11 @@ class StoredRun(Generic[Source, Config]):
 
 @dataclasses.dataclass(frozen=True)
 class Conclusion:
-    """What a finished run has to say."""
+    """What a finished run, or an evaluation of one, has to say."""
 
     metrics: dict[str, Any]  # of this application; those that every run has are added
     sentence: str
-    next: str  # the command to type next
+    next: str = ""  # the command to type next, where there is one
 
 
 class AbstractApplication(abc.ABC, Generic[Config, Source, Content, Task]):
@@ -78,7 +80,7 @@ class AbstractApplication(abc.ABC, Generic[Config, Source, Content, Task]):
         """The data that the command for a new run names."""
 
     @abc.abstractmethod
-    def load_again(self, stored: StoredRun[Source, Config], command: Any) -> Material[Source, Content]:
+    def load_again(self, stored: StoredRun[Source, Config], command: Resume) -> Material[Source, Content]:
         """The data of a run that is gone on with; `stored.config` has the changes in it.
 
         Other data than those of the run are refused, unless `command.allow_config_change`.
@@ -99,6 +101,12 @@ class AbstractApplication(abc.ABC, Generic[Config, Source, Content, Task]):
     @abc.abstractmethod
     def conclude(self, task: Task, folder: RunFolder, record: Record) -> Conclusion:
         """Draw the pictures of a finished run, and say how it went."""
+
+    @abc.abstractmethod
+    def evaluate(
+        self, folder: RunFolder, stored: StoredRun[Source, Config], command: Eval, device: torch.device
+    ) -> Conclusion:
+        """The figures of a run, computed anew from its saved weights."""
 
     def read(self, folder: RunFolder) -> StoredRun[Source, Config]:
         """What the run was started with."""
@@ -141,7 +149,7 @@ def start(application: AbstractApplication, command: AbstractNewRun) -> RunFolde
     return _carry_out(application, task, folder, Record(), options, reporter)
 
 
-def go_on(application: AbstractApplication, command: AbstractResume) -> RunFolder:
+def go_on(application: AbstractApplication, command: Resume) -> RunFolder:
     """A run from its last checkpoint; it ends as it would have without the interruption."""
     folder, options = open_run(command.run), command.options
     stored = application.read(folder)
@@ -166,6 +174,30 @@ def go_on(application: AbstractApplication, command: AbstractResume) -> RunFolde
     folder.weights.unlink(missing_ok=True)  # of an earlier stop; until this one the checkpoint speaks for the run
     reporter = Reporter(task.total_steps, done=record.step, quiet=options.quiet)
     return _carry_out(application, task, folder, record, options, reporter)
+
+
+def carry_on(application: AbstractApplication, command: AbstractNewRun) -> RunFolder:
+    """A run in `command.out`: a new one, or what is there already, with as many steps as the command asks for.
+
+    **Raises** `InputError` where what is there differs in anything else.
+    """
+    path, config = command.out, command.config
+    if path is None or not (path / CONFIG).exists():
+        return start(application, command)
+    stored = vars(application.read(open_run(path)).config)
+    for name, value in vars(config).items():
+        if name != application.length and stored[name] != value:
+            raise InputError(f"`{path}` holds a run with `{flag(name)}` {stored[name]}; choose another `--out`.")
+    longer = changes_of(type(config), application.command)(**{application.length: getattr(config, application.length)})
+    return go_on(application, Resume(run=path, changes=longer, options=command.options, data=command.data))
+
+
+def evaluate(application: AbstractApplication, command: Eval) -> dict[str, Any]:
+    """The figures of a run, computed anew and printed."""
+    folder, stored, device = opened(application, command)
+    end = application.evaluate(folder, stored, command, device)
+    _say(end, folder, command.options)
+    return end.metrics
 
 
 def opened(
@@ -228,9 +260,13 @@ def _carry_out(
     save_tensors(folder.weights, task.model.state_dict(), {})
     end = application.conclude(task, folder, record)
     folder.write_metrics(end.metrics | _common(task, record))
-    if not options.quiet:
-        print(f"{folder.path}: {end.sentence}\nnext:  {end.next}")
+    _say(end, folder, options)
     return folder
+
+
+def _say(end: Conclusion, folder: RunFolder, options: RunOptions) -> None:
+    if not options.quiet:
+        print(f"{folder.path}: {end.sentence}" + (f"\nnext:  {end.next}" if end.next else ""))
 
 
 def _common(task: AbstractTask, record: Record) -> dict[str, Any]:

@@ -24,12 +24,13 @@ class Command:
 
 def lazily(name: str) -> Callable[[Any], Any]:
     """The function `module:function` of the applications, imported when it is called: torch takes seconds to import."""
-    module, _, function = name.partition(":")
+    return lambda options: imported(name)(options)
 
-    def program(options: Any) -> Any:
-        return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), function)(options)
 
-    return program
+def imported(name: str) -> Any:
+    """What `module:name` of the applications is."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), attribute)
 
 
 def choose(commands: Sequence[Command], arguments: Sequence[str]) -> dict[tuple[str, ...], Command]:

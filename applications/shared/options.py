@@ -55,12 +55,23 @@ class AbstractRunCommand:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AbstractResume(AbstractRunCommand):
-    """What every command that goes on with a run understands; a command adds its `changes`, of `changes_of`."""
+class Resume(AbstractRunCommand):
+    """What every command that goes on with a run understands; `run_commands` gives `changes` the options of its kind."""
 
     changes: Any
+    """What decides the numbers of the run, where it shall differ from now on."""
     allow_config_change: bool = False
     """Go on although options differ from those of the run (more --steps or --epochs are always allowed)."""
+    data: Path | None = None
+    """Data root; None is where the run found its data."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Eval(AbstractRunCommand):
+    """What every command that computes the figures of a run anew understands."""
+
+    data: Path | None = None
+    """Data root; None is where the run found its data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

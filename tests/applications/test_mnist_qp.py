@@ -358,7 +358,7 @@ def test_figure_3(root, tmp_path, capsys):
     assert main(arguments) == 0  # goes on with the run that is there
     assert len(json.loads((tmp_path / "idl-fig3.json").read_text())["layers"]["implicit"]["history"]["loss"]) == 2
     assert main([*arguments, "--seed", "1"]) == 2
-    assert "other values of" in capsys.readouterr().err
+    assert "choose another `--out`" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("only_ours")

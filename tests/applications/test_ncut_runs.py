@@ -328,7 +328,7 @@ def test_figure_10(root, tmp_path, capsys):
     again = json.loads((out / "idl-fig10.json").read_text())
     assert len(again["methods"]["plain network"]["history"]["test_iou"]) == 2
     assert main([*arguments, "--seed", "1"]) == 2
-    assert "another `seed`" in capsys.readouterr().err
+    assert "`--seed` 0; choose another `--out`" in capsys.readouterr().err
 
 
 def test_help(run, capsys):

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from applications.__main__ import main
+from applications.command_line import COMMANDS
 from tests.applications.runs import fit
 
 
@@ -84,3 +85,12 @@ def test_no_network_is_needed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     assert fit(tmp_path / "a") == 0
+
+
+def test_help_shows_the_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    """A docstring section titled `Examples` would be taken out of the help by its parser."""
+    with pytest.raises(SystemExit):
+        main(["fit", "image", "--help"])
+    assert "implayer fit image camera" in capsys.readouterr().out
+    for command in COMMANDS:
+        assert "Examples:" not in (command.options.__doc__ or ""), command.words
