@@ -13,15 +13,20 @@ from implayer.verify.command import main as verify
 
 from .bench import NAMES, run_bench
 from .graph_matching.commands import COMMANDS as GRAPHS
+from .inr.audio.commands import COMMANDS as SOUNDS
 from .inr.commands import COMMANDS as PICTURES
+from .inr.compare.commands import COMMANDS as COMPARISONS
+from .inr.reproduce.commands import COMMANDS as EXPERIMENTS
+from .inr.video.commands import COMMANDS as VIDEOS
 from .mnist_qp.commands import COMMANDS as DIGITS
 from .ncut.commands import COMMANDS as CUTS
 from .shared.command import Command, choose, lazily
-from .shared.options import PresetName, preset
+from .shared.options import PresetName, config_file, preset
 
 _DESCRIPTION = "Implicit layers at work: fit pictures, train networks, verify layers, measure."
 _GROUPS = {
     "fit": "Fit a network to a signal.",
+    "compare": "Fit several networks to one signal and compare them.",
     "train": "Train a network with an implicit layer.",
     "reproduce": "Make a figure of a paper anew: a picture and the numbers in it. Peers join where they are installed.",
 }
@@ -83,6 +88,10 @@ def _bench(command: Bench) -> int:
 
 COMMANDS: tuple[Command, ...] = (
     *PICTURES,
+    *SOUNDS,
+    *VIDEOS,
+    *COMPARISONS,
+    *EXPERIMENTS,
     *DIGITS,
     *GRAPHS,
     *CUTS,
@@ -95,10 +104,14 @@ COMMANDS: tuple[Command, ...] = (
 def parse(arguments: list[str]) -> Callable[[], int | None]:
     """The command that the arguments name, ready to be called. Wrong ones end the program with exit code 2."""
     preset.set(_chosen_preset(arguments))
+    path = _value_of("--config", arguments)
+    config_file.set(None if path is None else Path(path))
     app, groups = SubcommandApp(), {name: SubcommandApp() for name in _GROUPS}
     for name, group in groups.items():
         app.command(group, name=name, help=_GROUPS[name])
-    commands = list(choose(COMMANDS, arguments).values())
+    chosen = choose(COMMANDS, arguments)
+    named = [chosen[words] for words in (tuple(arguments[:1]), tuple(arguments[:2])) if words in chosen]
+    commands = named or list(chosen.values())  # to describe all of them takes a second
     for command in commands:
         place = groups[command.words[0]] if len(command.words) == 2 else app
         place.command(command.options, name=command.words[-1])
@@ -113,9 +126,13 @@ def _run(commands: Sequence[Command], options: object) -> int | None:
 
 def _chosen_preset(arguments: list[str]) -> PresetName:
     """The value of --preset, before the other options are read: it changes their defaults."""
+    value = _value_of("--preset", arguments)
+    return next((known for known in get_args(PresetName) if known == value), "default")
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
     for index, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name == "--preset":
-            value = value or (arguments[index + 1] if index + 1 < len(arguments) else "")
-            return next((known for known in get_args(PresetName) if known == value), "default")
-    return "default"
+        name, equals, value = argument.partition("=")
+        if name == option:
+            return value if equals else "".join(arguments[index + 1 : index + 2])
+    return None

@@ -11,8 +11,23 @@ import torch
 from .shared.data import VARIABLE, data_root
 
 _PACKAGES = ("implayer", "torch", "numpy", "scipy", "cvxpy", "hypothesis", "safetensors", "tyro", "rich")
-_EXTRAS = {"apps": {"matplotlib": "matplotlib", "pillow": "PIL", "scikit-image": "skimage"}}
-_SETS = {"images/kodak": "Kodak pictures", "images/text": "text pictures", "mnist": "MNIST digits"}
+_EXTRAS = {
+    "apps": {"matplotlib": "matplotlib", "pillow": "PIL", "scikit-image": "skimage", "soundfile": "soundfile"},
+    "meshes": {"trimesh": "trimesh", "embreex": "embreex"},
+    "qp": {"daqp": "daqp"},
+    "video": {"av": "av"},
+}
+_SETS = {
+    "images/kodak": "Kodak pictures",
+    "images/text": "text pictures",
+    "audio": "sounds",
+    "video": "videos",
+    "meshes": "meshes",
+    "levelset": "shapes as voxels",
+    "mnist": "MNIST digits",
+    "graph_matching": "landmarks",
+    "ncut/camvid/train": "road scenes",
+}
 
 
 def doctor(data: Path | None) -> int:

@@ -47,7 +47,7 @@ ROOF = max(FLOORS.values()) + 1  # implayer/__init__.py, which shows the public 
 # The only packages that may be imported inside a function: slow to import, or of an extra that may be absent.
 LAZY = {
     "implayer": {"hypothesis", "scipy", "cvxpy", "clarabel", "scs", "daqp", "trimesh"},
-    "applications": {"matplotlib", "PIL", "skimage", "sklearn"}
+    "applications": {"matplotlib", "PIL", "skimage", "sklearn", "soundfile", "av", "trimesh"}
     | {
         "kaolin",
         "torchdeq",

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -9,6 +10,7 @@ from ..shared.command import Command, lazily
 from ..shared.options import AbstractNewRun, AbstractRunCommand, of_preset
 from ..shared.run_commands import begins, run_commands
 from .config import PRESETS, ImageConfig
+from .export_command import export_command
 
 TASK = "image"
 _APPLICATION = "inr.fit:PICTURES"
@@ -29,19 +31,30 @@ class FitImage(AbstractNewRun):
     picture: tyro.conf.Positional[str]
     """A picture file, one of the data root by its name (kodim05.png), or camera."""
     config: tyro.conf.OmitArgPrefixes[ImageConfig] = dataclasses.field(default_factory=of_preset(PRESETS))
+    mask: Path | None = None
+    """A picture that is black where the pixels are not known; with --samples mask."""
     max_pixels: int = MAX_PIXELS
     """Larger files are refused before they are decoded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Render(AbstractRunCommand):
-    """Draw the model of a run at any resolution.
+    """Draw the model of a run at any resolution, a part of it, or its derivatives.
 
-    Example: implayer render runs/photo --size 2048
+    For example:
+
+        implayer render runs/photo --size 2048
+
+        implayer render runs/photo --crop 0.25,0.25,0.5,0.5 --what gradient
     """
 
     size: int = 1024
-    """Longer side in pixels."""
+    """Longer side of the whole picture in pixels."""
+    crop: str | None = None
+    """Draw the part LEFT,TOP,RIGHT,BOTTOM alone, each from 0 to 1; None is all of it."""
+    what: Literal["values", "gradient", "laplacian"] = "values"
+    """gradient: the length of the exact gradient. laplacian: the exact Laplacian around grey. Both are means over the
+    colours, scaled by what 99 of 100 pixels do not exceed."""
     out: Path | None = None
     """A PNG file; None is a name in the folder of the run."""
 
@@ -70,6 +83,7 @@ COMMANDS = (
     *run_commands(
         TASK, ImageConfig, _APPLICATION, words=f"fit {TASK}", run="runs/photo", more="--steps 4000", figures="the PSNR"
     ),
+    export_command(TASK, _APPLICATION, "runs/photo"),
     Command(("render",), Render, lazily("inr.render:render"), TASK),
     Command(("demo",), Demo, lazily("inr.demo:demo")),
 )

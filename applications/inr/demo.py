@@ -1,9 +1,6 @@
 """`implayer demo`: one picture, an implicit and an explicit network, the same settings, one table."""
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,11 +15,13 @@ from ..shared.errors import RunFolderError
 from ..shared.figures import draw_comparison
 from ..shared.options import require_least
 from ..shared.pictures import read_picture
+from ..shared.process import run_program
 from ..shared.run_folder import RunFolder
 from .commands import Demo
 from .config import ImageConfig
 from .grid import grid
-from .model import build_model
+from .models.build import build_model
+from .models.networks import ImplicitNetwork
 
 _MODELS = {"implicit": ("fourier-imfn", 1), "explicit": ("fourier-mfn", 4)}  # name and depth; all else is equal
 
@@ -57,7 +56,9 @@ def gradient_check() -> str:
     """Check a small instance of the layer that was fitted, with the exact adjoint, and measure the truncated one."""
     torch.set_num_threads(1)
     kind, points = torch.float64, grid(2, 2, dtype=torch.float64)
-    map = build_model(ImageConfig(width=6, norm="spectral"), 1, 8, kind).map.eval()
+    model = build_model(ImageConfig(width=6, norm="spectral"), 2, 1, 4.0, kind).eval()
+    assert isinstance(model, ImplicitNetwork)
+    map = model.map
     solver, start = implayer.Picard(atol=1e-13, rtol=1e-13, max_steps=2000), torch.zeros(4, 6, dtype=kind)
     layer = implayer.FixedPointLayer(map, solver)
     report = check_layer(layer, points, y0=start, orders=2)
@@ -77,15 +78,11 @@ def _fit(model: str, depth: int, options: Demo, out: Path) -> RunFolder | None:
         if not (out / "config.json").is_file():
             raise RunFolderError(f"`{out}` is there already and is no run; choose another `--out`.")
         shutil.rmtree(out)
-    command = [sys.executable, "-m", "applications", "fit", "image", "camera", "--model", model, "--depth", str(depth)]
-    command += ["--size", str(options.size), "--steps", str(options.steps), "--out", str(out)]
+    command = ["fit", "image", "camera", "--model", model, "--depth", str(depth), "--size", str(options.size)]
+    command += ["--steps", str(options.steps), "--out", str(out)]
     command += ["--threads", str(options.threads)] if options.threads else []
     command += ["--quiet"] if options.quiet else []
-    # The child finds the package where this program found it.
-    home = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(entry for entry in (home, os.environ.get("PYTHONPATH")) if entry)
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path})
-    return RunFolder(out) if done.returncode == 0 else None
+    return RunFolder(out) if run_program(command) == 0 else None
 
 
 def _table(metrics: dict[str, dict]) -> Table:

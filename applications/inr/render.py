@@ -4,32 +4,47 @@ from pathlib import Path
 
 from ..shared.application import opened
 from ..shared.errors import InputError
-from ..shared.files import refuse_irregular
+from ..shared.files import require_target
+from ..shared.options import require_least
 from ..shared.pictures import write_picture
 from .commands import Render
 from .data import PictureSource
-from .draw import draw
-from .fit import PICTURES, load_model
-
-
-def size_of(source: PictureSource, longer_side: int) -> tuple[int, int]:
-    """Height and width of a drawing in the proportions of the picture."""
-    scale = longer_side / max(source.height, source.width)
-    return max(round(source.height * scale), 1), max(round(source.width * scale), 1)
+from .draw import Frame, draw_derivative, draw_part
+from .fit import PICTURES
 
 
 def render(command: Render) -> Path:
     """Draw the model of a run into a PNG."""
-    if command.size < 1:
-        raise InputError(f"`--size` is {command.size}; expected at least 1 pixel.")
+    require_least(command, {"size": 2})
     folder, stored, device = opened(PICTURES, command)
-    height, width = size_of(stored.source, command.size)
-    target = command.out or folder.path / f"render-{width}x{height}.png"
-    refuse_irregular(target)
-    if not target.parent.is_dir():
-        raise InputError(f"the folder of `--out {target}` does not exist.")
-    pixels, _ = draw(load_model(folder, stored, device), height, width, device)
+    frame = _frame(stored.source, command)
+    height, width = len(frame.rows), len(frame.columns)
+    suffix = "" if command.what == "values" else f"-{command.what}"
+    target = command.out or folder.path / f"render-{width}x{height}{suffix}.png"
+    require_target(target, [".png"])
+    model = PICTURES.load_model(folder, stored, device)
+    if command.what == "values":
+        pixels, _ = draw_part(model, frame)
+    else:
+        pixels = draw_derivative(model, frame, laplacian=command.what == "laplacian")
     write_picture(target, pixels)
     if not command.options.quiet:
         print(f"{target}: {width} x {height} pixels")
     return target
+
+
+def _frame(source: PictureSource, command: Render) -> Frame:
+    """What is drawn, in the proportions of the picture."""
+    scale = command.size / max(source.height, source.width)
+    height, width = (max(round(side * scale), 2) for side in (source.height, source.width))
+    if command.crop is None:
+        return Frame.whole(height, width)
+    try:
+        left, top, right, bottom = (float(part) for part in command.crop.split(","))
+    except ValueError:
+        left = top = right = bottom = -1.0
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise InputError(f"`--crop` is `{command.crop}`; expected LEFT,TOP,RIGHT,BOTTOM from 0 to 1, as 0.25,0,0.5,1.")
+    rows = range(round(top * height), max(round(bottom * height), round(top * height) + 1))
+    columns = range(round(left * width), max(round(right * width), round(left * width) + 1))
+    return Frame(height, width, rows, columns)

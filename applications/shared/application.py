@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 import torch
 from torch import nn
@@ -17,12 +17,14 @@ from .options import (
     Resume,
     RunOptions,
     changes_of,
+    fits,
     flag,
     given,
     require_finite,
     require_least,
 )
 from .progress import Reporter
+from .quantise import restored
 from .run_folder import CONFIG, RunFolder, create_run, free_name, open_run, refuse_changes, versions
 from .training import AbstractTask, Record, restore, train
 
@@ -134,6 +136,7 @@ class AbstractApplication(abc.ABC, Generic[Config, Source, Content, Task]):
 def start(application: AbstractApplication, command: AbstractNewRun) -> RunFolder:
     """A new run, to its end. Input and output folder are checked before anything is computed."""
     config, options = command.config, command.options
+    command.require_defaults()
     _check(application, config, options)
     material = application.load(command)
     device = choose_device(options.device)
@@ -215,7 +218,8 @@ def load_trained(folder: RunFolder, model: nn.Module, device: torch.device) -> N
     finished = folder.weights.exists()
     path = folder.weights if finished else folder.checkpoint
     tensors, _ = load_tensors(path)
-    load_weights(model, tensors if finished else under_prefix("task.weights", tensors), path)
+    weights = tensors if finished else under_prefix("task.weights", tensors)
+    load_weights(model, restored(weights, model.state_dict()), path)
     model.to(device).eval()
 
 
@@ -230,17 +234,9 @@ def _check(application: AbstractApplication, config: Any, options: RunOptions) -
 def _typed(kind: type[Any], fields: dict[str, Any]) -> Any:
     """A dataclass from what a file holds. Raises TypeError where a field is missing, unknown or of another type."""
     for name, hint in get_type_hints(kind).items():
-        if name in fields and not _fits(fields[name], hint):
+        if name in fields and not fits(fields[name], hint):
             raise TypeError(f"`{name}` is {fields[name]!r}")
     return kind(**fields)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_args(hint):
-        return any(_fits(value, each) for each in get_args(hint))
-    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 def _carry_out(

@@ -1,4 +1,4 @@
-"""Where pictures come from: a path, the data root, or scikit-image's camera."""
+"""Where files come from: a path, or the data root."""
 
 import difflib
 import os
@@ -18,24 +18,27 @@ def data_root(given: Path | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "implayer"
 
 
-def find_file(name: str, root: Path, *folders: str) -> Path:
-    """The file of that name: as it is, or in one of the folders of the data root.
+def find_file(name: str, root: Path, *folders: str, what: str = "picture file", folder: bool = False) -> Path:
+    """The file of that name: as it is, or in one of the folders of the data root; `folder`: a folder will do too.
 
     **Raises** `InputError`, which says where was looked and names the nearest file.
     """
     path = Path(name).expanduser()
     if path.exists():
-        if path.is_dir():
-            raise InputError(f"`{name}` is a folder; expected a picture file.")
+        if path.is_dir() and not folder:
+            raise InputError(f"`{name}` is a folder; expected a {what}.")
         return path
     places = [root / folder for folder in folders]
     for place in places:
         if not path.is_absolute() and (place / path).is_file():
             return place / path
-    known = ["camera"]
+    pictures = what == "picture file"
+    known = ["camera"] if pictures else []
     for place in [path.parent, *places]:
         known += [entry.name for entry in place.iterdir() if entry.is_file()] if place.is_dir() else []
     near = difflib.get_close_matches(path.name, known, n=1)
     looked = ", ".join(f"`{place}`" for place in [Path.cwd(), *places])
     hint = f"; perhaps `{near[0]}`" if near else f"; `--data DIR` or {VARIABLE} names the data root"
-    raise InputError(f"`{name}` was not found in {looked}; expected a picture file or `camera`{hint}.")
+    raise InputError(
+        f"`{name}` was not found in {looked}; expected a {what}{' or `camera`' if pictures else ''}{hint}."
+    )

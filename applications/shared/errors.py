@@ -11,6 +11,14 @@ class ImageReadError(InputError):
     """A file is not a picture, is damaged, or is too large or too small to be used."""
 
 
+class SoundReadError(InputError):
+    """A file is not a sound, is damaged, or is too long, too short or silent."""
+
+
+class VideoReadError(InputError):
+    """A file or folder is not a video, is damaged, or is too large."""
+
+
 class RunFolderError(InputError):
     """The output folder cannot be used, or does not hold the run that was asked for."""
 

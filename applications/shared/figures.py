@@ -26,6 +26,7 @@ class Line:
     group: str
     dashed: bool = False
     pale: bool = False  # and wide, so that another curve on top of it leaves it visible
+    thin: bool = False  # without marks at its points
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Panel:
 
 def draw_lines(path: Path, panels: Sequence[Panel]) -> None:
     """Panels side by side over one legend."""
-    figure, axes = _subplots(1, len(panels), (4.8 * len(panels), 4))
+    figure, axes = subplots(1, len(panels), (4.8 * len(panels), 4))
     groups = list(dict.fromkeys(line.group for panel in panels for line in panel.lines))
     labels: dict[str, Any] = {}
     for panel, each in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
         for line in panel.lines:
             width, alpha = (4, 0.4) if line.pale else (1.2, 1)
             colour = f"C{groups.index(line.group)}"
-            marker, style = ("", "--") if line.dashed else ("o", "-")
+            marker, style = "" if line.dashed or line.thin else "o", "--" if line.dashed else "-"
             (drawn,) = each.plot(line.x, line.y, style, marker=marker, color=colour, linewidth=width, alpha=alpha)
             drawn.set_markersize(3 * width**0.5)
             labels[line.label] = drawn
@@ -60,7 +61,7 @@ def draw_lines(path: Path, panels: Sequence[Panel]) -> None:
         each.grid(alpha=0.3)
     # Not "best": that looks at every point of every curve.
     figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, fontsize="small", handlelength=3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _scale(axis: Any, *, log: bool, integer: bool) -> None:
@@ -80,7 +81,7 @@ def _scale(axis: Any, *, log: bool, integer: bool) -> None:
 
 def draw_curves(path: Path, history: dict[str, list[float]]) -> None:
     """Loss (logarithmic) and PSNR of the training output over the steps."""
-    figure, (left, right) = _subplots(1, 2, (9, 3.2))
+    figure, (left, right) = subplots(1, 2, (9, 3.2))
     steps = np.arange(1, len(history["loss"]) + 1)
     left.semilogy(steps, history["loss"], color="tab:blue", linewidth=1)
     left.set(xlabel="step", ylabel="mean square error", title="loss")
@@ -88,22 +89,26 @@ def draw_curves(path: Path, history: dict[str, list[float]]) -> None:
     right.set(xlabel="step", ylabel="dB", title="PSNR of the training output")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def draw_comparison(path: Path, target: Tensor, results: Sequence[tuple[str, Tensor]]) -> None:
-    """Each result between the target and its error map (mean absolute error of a pixel); (height, width, channels)."""
-    figure, axes = _subplots(len(results), 3, (9.6, 3.3 * len(results)))
+def draw_comparison(path: Path, target: Tensor | Sequence[Tensor], results: Sequence[tuple[str, Tensor]]) -> None:
+    """Each result between the target and its error map (mean absolute error of a pixel); (height, width, channels).
+
+    `target` is that of all results, or one for each.
+    """
+    targets = [target] * len(results) if isinstance(target, Tensor) else target
+    figure, axes = subplots(len(results), 3, (9.6, 3.3 * len(results)))
     rows = axes if len(results) > 1 else [axes]
-    for row, (title, pixels) in zip(rows, results, strict=True):
-        _show(row[0], target, "target")
+    for row, wanted, (title, pixels) in zip(rows, targets, results, strict=True):
+        _show(row[0], wanted, "target")
         _show(row[1], pixels, title)
-        error = (pixels.clamp(0, 1) - target).abs().mean(-1)
+        error = (pixels.clamp(0, 1) - wanted).abs().mean(-1)
         shown = row[2].imshow(error.numpy(), cmap="magma", vmin=0, vmax=_ERROR_RANGE)
         row[2].set_title(f"absolute error, mean {float(error.mean()):.4f}")
         row[2].axis("off")
         figure.colorbar(shown, ax=row[2], fraction=0.046, extend="max")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _show(axes: Any, pixels: Tensor, title: str) -> None:
@@ -113,7 +118,8 @@ def _show(axes: Any, pixels: Tensor, title: str) -> None:
     axes.axis("off")
 
 
-def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+def subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure of `size` inches without a window, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only here needed
     from matplotlib.figure import Figure
 
@@ -122,7 +128,8 @@ def _subplots(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, 
     return figure, figure.subplots(rows, columns)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """As a PNG, atomically."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     data = buffer.getvalue()

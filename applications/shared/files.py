@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointWriteError, RunFolderError
+from .errors import CheckpointWriteError, InputError, RunFolderError
 
 PARTIAL = ".partial"  # the suffix of a file that is being written; a stray one is what a kill left behind
 
@@ -45,6 +45,15 @@ def write_json(path: Path, value: Any) -> None:
     """`value` as readable JSON, atomically. NaN and infinity are refused, for they are no JSON."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"), len(text))
+
+
+def require_target(path: Path, suffixes: Iterable[str]) -> None:
+    """A file of one of these kinds may be written at `path`. Raises `InputError` before anything is computed for it."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"`--out {path}` cannot be written; expected a name that ends with {' or '.join(suffixes)}.")
+    refuse_irregular(path)
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"the folder of `--out {path}` does not exist.")
 
 
 def refuse_irregular(path: Path) -> None:

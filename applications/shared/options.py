@@ -1,18 +1,20 @@
 """Options that the commands of several applications share. Nothing here imports torch: a --help is quick."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
 from .errors import InputError
 
-PresetName = Literal["default", "smoke", "paper"]
+PresetName = Literal["default", "smoke", "paper", "tuned"]
 preset: ContextVar[PresetName] = ContextVar("preset", default="default")  # whose values are the defaults of a new run
+config_file: ContextVar[Path | None] = ContextVar("config_file", default=None)  # whose values go before these
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,21 @@ class AbstractNewRun:
     """Replace a run that is in --out already."""
     data: Path | None = None
     """Data root; None is the environment variable IMPLAYER_DATA, or a cache folder."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """A config.json of another run, perhaps edited: its values hold where no other option is given, before --preset."""
+
+    def require_defaults(self) -> None:
+        """Refuse a preset or a file of values that this command does not have; others of the program have it, perhaps."""
+        field = next(field for field in dataclasses.fields(self) if field.name == "config")
+        if not isinstance(field.default_factory, _OfPreset):
+            return
+        known = field.default_factory.presets
+        if self.preset not in known:
+            raise InputError(f"`--preset` is {self.preset}; this command has {', '.join(known)}.")
+        if self.config_file is not None:
+            faults = _faults(type(self.config), stored_values(self.config_file))
+            if faults:
+                raise InputError(f"`--config {self.config_file}` does not fit this command: {'; '.join(faults)}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,9 +105,56 @@ class AbstractReproduce:
     """No progress; the result is printed all the same."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfPreset:
+    presets: Mapping[str, Any]
+
+    def __call__(self) -> Any:
+        # The command line is read for all commands; only the one that is called refuses what it does not have.
+        values = self.presets.get(preset.get(), self.presets["default"])
+        path = config_file.get()
+        if path is None or not path.is_file():
+            return values
+        fields = stored_values(path)
+        return values if _faults(type(values), fields) else dataclasses.replace(values, **fields)
+
+
 def of_preset(presets: Mapping[str, Any]) -> Callable[[], Any]:
     """What makes the configuration of the preset that the command line names: the default of a new run."""
-    return lambda: presets[preset.get()]
+    return _OfPreset(presets)
+
+
+def stored_values(path: Path) -> dict[str, Any]:
+    """The values of a configuration in a `config.json`, or in a file of the same form that holds these values alone."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"`--config {path}` cannot be read: {error}.") from error
+    for _ in range(2):  # the file of a run holds them as config.config
+        if isinstance(found, dict) and isinstance(found.get("config"), dict):
+            found = found["config"]
+    if not isinstance(found, dict):
+        raise InputError(f"`--config {path}` holds a {type(found).__name__}; expected an object of values.")
+    return found
+
+
+def _faults(config: type, fields: dict[str, Any]) -> list[str]:
+    hints = get_type_hints(config)
+    faults = [f"it has no `{flag(name)}`" for name in fields if name not in hints]
+    return faults + [
+        f"`{flag(name)}` is {value!r}"
+        for name, value in fields.items()
+        if name in hints and not fits(value, hints[name])
+    ]
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value out of a JSON file is of the type that a field has."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(fits(value, each) for each in get_args(hint))
+    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 def changes_of(config: type, command: str) -> Any:

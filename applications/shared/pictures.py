@@ -27,11 +27,13 @@ class Picture:
     - `pixels`: (height, width, channels), one channel for grey and three for colour.
     - `name`: of the file, without suffix.
     - `notes`: what was converted on the way.
+    - `known`: (height, width) bool, which pixels are known; None is all of them.
     """
 
     pixels: Tensor
     name: str
     notes: tuple[str, ...] = ()
+    known: Tensor | None = None
 
     @property
     def channels(self) -> int:

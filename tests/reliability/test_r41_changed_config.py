@@ -8,7 +8,7 @@ def test_refused_with_a_list(tmp_path, capsys):
     assert fit(tmp_path / "a") == 0
     assert main(["resume", str(tmp_path / "a"), "--learning-rate", "0.5", "--terms", "2", "--seed", "0"]) == 2
     error = capsys.readouterr().err
-    assert "`learning_rate` was 0.001, asked for 0.5" in error and "`terms` was 1, asked for 2" in error
+    assert "`learning_rate` was None, asked for 0.5" in error and "`terms` was 1, asked for 2" in error
     assert "`seed`" not in error and "--allow-config-change" in error
 
 

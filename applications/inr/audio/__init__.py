@@ -1,0 +1,1 @@
+"""Sounds as networks of time."""

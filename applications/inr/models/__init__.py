@@ -1,0 +1,1 @@
+"""Coordinate networks, one file for each family, behind one interface."""

@@ -1,0 +1,1 @@
+"""Videos as networks of time and place."""

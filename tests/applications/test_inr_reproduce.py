@@ -1,0 +1,87 @@
+"""The experiments of the paper: paired claims, printed figures beside ours, runs that are gone on with."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from applications.__main__ import main
+from applications.inr.reproduce.printed import TABLE_1, TABLE_2
+from applications.inr.reproduce.report import Claim, as_json, judge
+
+TINY = ["--size", "8", "--steps", "2", "--width", "4", "--threads", "1", "--quiet"]
+
+
+def test_claims_are_judged_by_pairs():
+    found = {"a": [20.0, 30.0, 25.0], "b": [19.0, 29.0, 25.5]}
+    judged = judge(Claim("a above b", "a", "b"), found)
+    assert judged.holds and judged.difference == pytest.approx(0.5) and (judged.wins, judged.pairs) == (2, 3)
+    assert judged.deviation == pytest.approx(np.std([1, 1, -0.5], ddof=1) / math.sqrt(3))
+    assert not judge(Claim("a far above b", "a", "b", margin=0.6), found).holds
+    assert judge(Claim("b within 1 dB of a", "b", "a", margin=-1.0), found).holds
+    single = judge(Claim("", "a", "b"), {"a": [1.0], "b": [0.0]})
+    assert math.isnan(single.deviation) and as_json([single])[0]["deviation"] is None
+
+
+def test_the_printed_tables():
+    assert len(TABLE_1["natural"]) == len(TABLE_1["text"]) == len(TABLE_2) == 18
+    assert TABLE_1["text"]["gabor-imfn", "1L-512D"] == "28.07+-2.00"
+    assert TABLE_2["gabor-mfn", "4L-1024D"] == "29.64+-0.81"
+
+
+@pytest.mark.parametrize("name", ["impsq-fig4", "impsq-fig5"])
+def test_experiments_on_the_camera_picture(tmp_path, capsys, name):
+    arguments = ["reproduce", name, *TINY, "--families", "fourier", "--out", str(tmp_path / "a")]
+    assert main(arguments) == 0
+    found = json.loads((tmp_path / "a" / f"{name}.json").read_text())
+    assert len(found["rows"]) == {"impsq-fig4": 3, "impsq-fig5": 6}[name]
+    assert all(
+        claim["holds"] == (claim["difference"] > 0) for claim in found["claims"] if "within" not in claim["text"]
+    )
+    assert (tmp_path / "a" / f"{name}.png").stat().st_size > 1000
+    shown = capsys.readouterr().out
+    assert "PSNR dB" in shown and ("holds" in shown or "DOES NOT" in shown)
+    assert main([*arguments, "--steps", "3"]) == 0  # goes on with the runs that are there
+
+
+def test_solves_from_the_last_fixed_point_are_shorter(tmp_path):
+    arguments = ["--size", "12", "--steps", "30", "--width", "16", "--threads", "1"]
+    assert main(["reproduce", "impsq-fig3", *arguments, "--out", str(tmp_path / "a")]) == 0
+    found = json.loads((tmp_path / "a" / "impsq-fig3.json").read_text())["evaluations"]
+    warm, cold = found["from the last fixed point"], found["from zero"]
+    assert len(warm) == len(cold) == 30 and warm[0] == cold[0] and sum(warm[5:]) < sum(cold[5:])
+
+
+def test_pictures_learned_from_a_quarter(tmp_path):
+    for folder in ("images/kodak", "images/text"):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(2):
+            values = np.random.default_rng(number).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(values).save(tmp_path / folder / f"{number}.png")
+    arguments = ["--families", "fourier", "--count", "2", "--data", str(tmp_path), "--out", str(tmp_path / "a")]
+    assert main(["reproduce", "impsq-table1", *TINY, *arguments]) == 0
+    for kind, cell in (("natural", "25.19+-3.64"), ("text", "27.19+-1.83")):
+        found = json.loads((tmp_path / "a" / kind / f"impsq-table1-{kind}.json").read_text())
+        assert found["paper"]["fourier-imfn 1L-8D"] == cell
+        assert all(len(row["psnr"]) == 2 for row in found["rows"].values()) and len(found["claims"]) == 4
+
+
+def test_sound(tmp_path):
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "gt_bach.wav", np.sin(np.arange(600) / 9), 1200)
+    arguments = ["--families", "siren", "--data", str(tmp_path), "--out", str(tmp_path / "a")]
+    assert main(["reproduce", "impsq-audio", *TINY, *arguments]) == 0
+    assert len(json.loads((tmp_path / "a" / "impsq-audio.json").read_text())["claims"]) == 3
+
+
+def test_what_is_missing_is_named(tmp_path, capsys):
+    assert main(["reproduce", "impsq-table2", *TINY, "--data", str(tmp_path), "--out", str(tmp_path / "a")]) == 2
+    assert "bikes.mp4" in capsys.readouterr().err
+    assert main(["reproduce", "impsq-table1", *TINY, "--data", str(tmp_path), "--out", str(tmp_path / "a")]) == 2
+    assert "holds no pictures" in capsys.readouterr().err
+    assert main(["reproduce", "impsq-fig5", *TINY, "--seeds", "0"]) == 2
+    assert main(["reproduce", "impsq-fig5", *TINY, "--families", "furier"]) == 2
+    assert "perhaps `fourier`" in capsys.readouterr().err
