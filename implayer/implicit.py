@@ -236,39 +236,39 @@ class Earlier(torch.autograd.Function):
 # ------------------------------------------------------------------------------------------- derivatives on demand
 @dataclass(frozen=True)
 class Demand:
-    """What `Postponed` calls: `pull(g) -> cotangents of the tensors`, once; `attached(*tensors) -> y`, to be differentiated."""
+    """`pull(*g)`: cotangents of the tensors from those of the outputs, or None; `attached(*tensors)`: the outputs, taped."""
 
-    pull: Callable[[Tensor], Sequence[Any]]
-    attached: Callable[..., Tensor]
+    pull: Callable[..., Sequence[Any]]
+    attached: Callable[..., tuple[Tensor, ...]]
 
 
 class Postponed(torch.autograd.Function):
-    """y, a function of the tensors, for eager reverse mode; nothing is taped in the forward pass.
-
-    A first derivative is a product with constants. One that is to be differentiated again makes the chord steps first.
-    """
+    """The first `count` leaves, functions of the others, for eager reverse mode; taped only for a derivative with a graph."""
 
     @staticmethod
-    def forward(y: Tensor, demand: Demand, *tensors: Tensor) -> Tensor:
-        return y.view_as(y)
+    def forward(demand: Demand, count: int, *leaves: Tensor) -> tuple[Tensor, ...]:
+        return tuple(y.detach() for y in leaves[:count])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, ctx.demand, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.demand, ctx.count, *leaves = inputs
+        ctx.save_for_backward(*leaves[ctx.count :])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        (g,) = cotangents
-        needed, again = ctx.needs_input_grad[2:], torch.is_grad_enabled()
-        if not (again or transforms() or _functorch.is_legacy_batchedtensor(g)):
-            found = ctx.demand.pull(g)
-            return None, None, *(part if need else None for part, need in zip(found, needed, strict=True))
+        given, head = [g for g in cotangents if g is not None], (None,) * (2 + ctx.count)
+        needed, again = ctx.needs_input_grad[len(head) :], torch.is_grad_enabled()
+        if not given:
+            return (None,) * len(ctx.needs_input_grad)
+        if not (again or transforms() or any(map(_functorch.is_legacy_batchedtensor, given))):
+            found = ctx.demand.pull(*cotangents)
+            return *head, *(part if need else None for part, need in zip(found, needed, strict=True))
         with torch.enable_grad():
-            y = ctx.demand.attached(*ctx.saved_tensors)
+            ys = [y for y, g in zip(ctx.demand.attached(*ctx.saved_tensors), cotangents, strict=True) if g is not None]
         wanted = [tensor for tensor, need in zip(ctx.saved_tensors, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(y, wanted, g, create_graph=again, allow_unused=True))
-        return None, None, *(next(found) if need else None for need in needed)
+        found = iter(torch.autograd.grad(ys, wanted, given, create_graph=again, allow_unused=True))
+        return *head, *(next(found) if need else None for need in needed)
 
 
 # ------------------------------------------------------------------------------------------------------- the fence

@@ -66,3 +66,9 @@ def transform_counts() -> tuple[int, int]:
 def forward_mode() -> bool:
     """Whether an eager forward-mode level (`torch.autograd.forward_ad.dual_level`) is active."""
     return forward_ad._current_level >= 0
+
+
+def is_plain(device_type: str = "cpu") -> bool:
+    """Whether nothing surrounds a call that has to see its single operations."""
+    surrounded = transforms() or forward_mode() or saving_is_hooked() or torch.is_autocast_enabled(device_type)
+    return not surrounded and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None

@@ -20,14 +20,14 @@ class Asked:
     threads: int = 1
     """Threads of torch."""
 
-    def shapes(self, form: str) -> list[tuple[int, ...]]:
+    def shapes(self, form: str, option: str = "sizes") -> list[tuple[int, ...]]:
         """The sizes as numbers; `form` is one that is right, such as `64x8`. The first two numbers are at least 1."""
         found = []
-        for size in self.sizes.split(","):
+        for size in getattr(self, option).split(","):
             parts = size.strip().split("x")
             numbers = tuple(int(part) for part in parts if part.isdecimal())
             if len(parts) != len(numbers) or len(numbers) != form.count("x") + 1 or min(numbers[:2]) < 1:
-                raise InputError(f"`--sizes` holds `{size}`; expected sizes such as `{form}`, separated by commas.")
+                raise InputError(f"`--{option}` holds `{size}`; expected sizes such as `{form}`, separated by commas.")
             found.append(numbers)
         return found
 

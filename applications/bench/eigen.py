@@ -19,25 +19,24 @@ from torch import Tensor
 from implayer.layers.eigen import EigenLayer
 
 from ..shared.memory import PeakMemory
+from .asked import Asked
 from .core import prepare
 
 PAIRS = 3
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Asked):
     """Three lowest pairs of the normalised cut of a grid with learned weights: seconds, errors, memory, ratios."""
 
     sizes: str = "16,32,64,128,256,512"
-    """Sides of the pictures, separated by commas; a graph has side^2 nodes."""
+    """Sides of the pictures, separated by commas; a graph has side^2 nodes. Empty for none."""
     systems: str = "implayer,floor,eigh,torch.lobpcg,xitorch"
     """Which systems, separated by commas."""
-    batches: str = "64x32x3,64x32x32"
-    """Dense batches: samples x n x pairs, separated by commas; empty for none."""
     reps: int = 3
     """Repetitions, of which the median is printed."""
-    threads: int = 1
-    """Threads of torch."""
+    batches: str = "64x32x3,64x32x32"
+    """Dense batches: samples x n x pairs, separated by commas; empty for none."""
     limit: float = 20.0
     """Seconds of one call beyond which a system gets no larger graph."""
     memory_of: str = ""
@@ -222,17 +221,16 @@ MOST = {"eigh": 2500, "torch.lobpcg": 2500, "xitorch": 2500}  # nodes beyond whi
 def main(arguments: list[str]) -> int:
     """Run with command-line arguments; returns the exit code."""
     options = tyro.cli(Options, args=arguments, prog="implayer bench eigen")
+    sides = [side for (side,) in options.shapes("128")] if options.sizes else []
     if options.memory_of:
-        return _print_memory(options.memory_of, int(options.sizes))
-    prepare(options.threads)
-    names = options.systems.split(",")
-    for size in options.sizes.split(","):
-        if size:
-            names = _one_size(int(size), names, options)
-    for shape in options.batches.split(","):
-        if shape:
-            samples, n, k = (int(part) for part in shape.split("x"))
-            _dense_batch(samples, n, k, options.reps)
+        return _print_memory(options.memory_of, sides[0])
+    names = options.names(SYSTEMS)
+    batches = options.shapes("64x32x3", "batches") if options.batches else []
+    prepare(options.checked().threads)
+    for side in sides:
+        names = _one_size(side, names, options)
+    for samples, n, k in batches:
+        _dense_batch(samples, n, k, options.reps)
     return 0
 
 

@@ -14,13 +14,15 @@ from torch import Tensor
 from implayer import QPLayer
 from implayer.verify.planted import NAMES, Planted, planted
 
+from ..shared.errors import InputError
+from .asked import Asked
 from .core import prepare
 
 Call = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Asked):
     """Planted problems with a third of the rows active: milliseconds, errors of y and of the worst of six gradients."""
 
     sizes: str = "1x10x0x10,64x10x0x10,64x50x10x50,128x100x0x100,1x500x100x500,1x1000x0x1000"
@@ -31,8 +33,6 @@ class Options:
     """Repetitions, of which the median is printed."""
     dtype: str = "float64"
     """float64 or float32."""
-    threads: int = 1
-    """Threads of torch."""
     limit: float = 3.0
     """Seconds of one call beyond which a system is called no second time."""
 
@@ -40,20 +40,21 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run with command-line arguments; returns the exit code."""
     options = tyro.cli(Options, args=arguments, prog="implayer bench qp")
-    prepare(options.threads)
-    for size in options.sizes.split(","):
-        samples, n, m, p = (int(part) for part in size.split("x"))
+    shapes, names = options.shapes("64x50x10x50"), options.names(SYSTEMS)
+    if options.dtype not in ("float64", "float32"):
+        raise InputError(f"`--dtype` is `{options.dtype}`; expected float64 or float32.")
+    prepare(options.checked().threads)
+    for samples, n, m, p in shapes:
         print(f"\n{samples} x {n} x {m} x {p}")
         print(f"  {'system':14} {'forward':>9} {'backward':>9} {'total ms':>9}  {'err y':>7}  err gradient")
-        case, found = planted(samples, n, m, p, dtype=getattr(torch, options.dtype)), {}
-        for name in options.systems.split(","):
+        case, calls = planted(samples, n, m, p, dtype=getattr(torch, options.dtype)), {}
+        for name in names:
             try:
-                call = SYSTEMS[name](case)
-                found[name] = _measured(call, case, options)
+                calls[name] = SYSTEMS[name](case)
             except ImportError as error:
                 print(f"  {name}: skipped, {error}")
-                continue
-            forward, backward, y, gradient = found[name]
+        found = _measured(calls, case, options)
+        for name, (forward, backward, y, gradient) in found.items():
             print(
                 f"  {name:14} {forward:9.2f} {backward:9.2f} {forward + backward:9.2f}  {y:7.0e}  {gradient:.0e}",
                 flush=True,
@@ -77,22 +78,28 @@ def _ratios(found: dict[str, tuple[float, float, float, float]]) -> None:
         print(f"  backward, implayer / qpth: {found['implayer'][1] / found['qpth'][1]:.2f}")
 
 
-def _measured(call: Call, case: Planted, options: Options) -> tuple[float, float, float, float]:
-    times, y, leaves = [], case.y, {}
+def _measured(calls: dict[str, Call], case: Planted, options: Options) -> dict[str, tuple[float, float, float, float]]:
+    """Medians of all systems, which are called in turn, so that other work on the machine meets all of them."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    errors: dict[str, tuple[float, float]] = {}
     for _ in range(options.reps + 1):
-        leaves = {name: value.clone().requires_grad_(value.numel() > 0) for name, value in case.given.items()}
-        gc.collect()
-        start = time.perf_counter()
-        y = call(*leaves.values())
-        middle = time.perf_counter()
-        (y * case.weight.to(y.dtype)).sum().backward()
-        times.append((middle - start, time.perf_counter() - middle))
-        if sum(times[-1]) > options.limit:
-            break
-    times = times[1:] or times  # the first call imports and allocates
-    gradients = [_error(leaves[name].grad, case.gradients[name]) for name in NAMES if case.given[name].numel()]
-    forward, backward = (1e3 * statistics.median(part) for part in zip(*times, strict=True))
-    return forward, backward, _error(y.detach(), case.y), max(gradients)
+        for name, call in calls.items():
+            if times[name] and sum(times[name][-1]) > options.limit:
+                continue
+            leaves = {key: value.clone().requires_grad_(value.numel() > 0) for key, value in case.given.items()}
+            gc.collect()
+            start = time.perf_counter()
+            y = call(*leaves.values())
+            middle = time.perf_counter()
+            (y * case.weight.to(y.dtype)).sum().backward()
+            times[name].append((middle - start, time.perf_counter() - middle))
+            gradients = [_error(leaves[key].grad, case.gradients[key]) for key in NAMES if case.given[key].numel()]
+            errors[name] = _error(y.detach(), case.y), max(gradients)
+    found = {}
+    for name, taken in times.items():  # the first call imports and allocates
+        forward, backward = (1e3 * statistics.median(part) for part in zip(*(taken[1:] or taken), strict=True))
+        found[name] = forward, backward, *errors[name]
+    return found
 
 
 def _error(found: Tensor | None, expected: Tensor) -> float:

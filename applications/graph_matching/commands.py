@@ -30,7 +30,7 @@ class TrainGraphMatching(AbstractNewRun):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CmuHouse(AbstractReproduce):
-    """The CMU house benchmark: accuracy over the gap between frames, of SM and SMAC, beside the published figures.
+    """The CMU house and hotel benchmark: accuracy over the gap between frames, of SM and SMAC, beside the published figures.
 
     For example:
 

@@ -44,6 +44,7 @@ def segment(command: Segment) -> Path:
     if mask is None:
         raise SolveError(f"the normalised cut of `{path}` did not converge; another `--size` may help.")
     out = command.out or Path(f"{picture.name}-mask.png")
+    out = out if out.suffix.lower() == ".png" else out.with_name(f"{out.name}.png")
     laid_over = out.with_name(f"{out.stem}-overlay.png")
     write_picture(out, mask.unsqueeze(-1).float())
     write_picture(laid_over, overlay(pixels, mask))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..failures import OnFailure, warn_ill_conditioned
 from ..implicit import Demand, Fence, Limit, Postponed, attach
 from ..linear.base import AbstractDenseInverse, AbstractInverse
-from ..modes import forward_mode, plain, saving_is_hooked, transforms
+from ..modes import plain
 from ..solution import Solution
 from ..solvers.conic import ConicSolver, Solved
 from .canonical import Canonical
@@ -18,12 +18,6 @@ from .units import Units
 
 _CPU = torch.device("cpu")
 _TOLERANCE = 1e-9  # of a residual, beyond which it is for the layer to judge
-
-
-def is_plain() -> bool:
-    """Whether nothing surrounds a call that has to see the operations of the residual."""
-    surrounded = transforms() or forward_mode() or saving_is_hooked() or torch.is_autocast_enabled("cpu")
-    return not surrounded and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None
 
 
 def solve_directly(
@@ -49,7 +43,7 @@ def solve_directly(
         if found.inverse.condition is not None:
             aux["condition"] = found.inverse.condition
         gradient = _Gradient(canonical, tuple(batched), batch, unit, found, found.inverse)
-        z = Postponed.apply(z, Demand(gradient.pull, gradient.attached), *tensors)
+        (z,) = Postponed.apply(Demand(gradient.pull, gradient.attached), 1, z, *tensors)
     parts = program.split(z)
     return Solution(Point(*parts), found.status, torch.from_numpy(point.norm), found.steps, aux), unit, True
 
@@ -72,14 +66,14 @@ class _Gradient:
         cotangents = self.unit.pulled(self.found.point.cotangents(-u.numpy()), self.canonical.program)
         return [torch.from_numpy(part) for part in self.canonical.pulled(cotangents, self.batched)]
 
-    def attached(self, *tensors: Tensor) -> Tensor:
+    def attached(self, *tensors: Tensor) -> tuple[Tensor]:
         """z with derivatives of every order that is wanted."""
         program = self.canonical.program
         data = with_batch(ConeData(*self.canonical.data(tensors, self.batched)), self.batch)
         scaled = self.unit.scaled(data, program)
         steps = 2 if isinstance(self.inverse, AbstractDenseInverse) else 1
         z = attach(lambda z: torch.cat(program(scaled, program.split(z)), -1), self.found.z, self.inverse, steps).y
-        return Fence.apply(z, z, Limit(steps, steps))
+        return (Fence.apply(z, z, Limit(steps, steps)),)
 
 
 def with_batch(data: ConeData, batch: int) -> ConeData:

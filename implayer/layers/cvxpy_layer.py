@@ -14,11 +14,11 @@ from ..errors import DeviceError, DtypeError, ImplayerError, ShapeError, SolveEr
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
 from ..linear.sparse_lu import MinimalNormLU
-from ..modes import transforms
+from ..modes import is_plain, transforms
 from ..solution import Solution, Status
 from ..solvers.conic import ConicSolver
 from .canonical import canonicalise
-from .cone_gradient import is_plain, solve_directly, with_batch
+from .cone_gradient import solve_directly, with_batch
 from .cone_program import ConeData, Point
 from .qp import QPLayer
 from .units import Units

@@ -12,10 +12,11 @@ from ..layer import ImplicitLayer
 from ..linear.spectral import Gauge
 from ..modes import transforms
 from ..solution import Solution, Status
-from ..solvers.eigen import AbstractEigenSolver, Lapack, Which
+from ..solvers.eigen import AbstractEigenSolver, Lapack, Spectrum, Which
 from ..solvers.eigen_sparse import LOBPCG, AbstractSparseEigenSolver, ShiftInvert
 from ..types import Tree
 from .eigen_dense import Clusters, FindPairs, arranged, check_matrices
+from .eigen_direct import pairs_directly
 from .eigen_residual import EigenResidual, Operator
 from .eigen_sparse import FindSparsePairs, arranged_sparse, check_sparse, is_sparse, no_transforms
 
@@ -141,7 +142,13 @@ class EigenLayer(torch.nn.Module):
         self, A: Matrix, B: Matrix | None = None, *, deflate: Tensor | None = None, start: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The eigenvalues and vectors."""
-        return self._solved(A, B, deflate, start)[0].value
+        found = None
+        if isinstance(A, Tensor) and B is None and deflate is None and self.adjoint is None and _is_dense(A):
+            check_matrices(A, None, None, self.k)
+            pairs, found = pairs_directly(A, self._finder())
+            if pairs is not None:
+                return pairs[0].to(A.dtype), pairs[1].mT.to(A.dtype)
+        return self._solved(A, B, deflate, start, found)[0].value
 
     def solve(
         self, A: Matrix, B: Matrix | None = None, *, deflate: Tensor | None = None, start: Tensor | None = None
@@ -155,8 +162,10 @@ class EigenLayer(torch.nn.Module):
             aux = report(inner.F, x, values, vectors, pairs)
         return solution.replace(aux={**(solution.aux or {}), **aux})
 
-    def _solved(self, A: Any, B: Any, deflate: Any, start: Any) -> tuple[Solution, Tree, ImplicitLayer, Any]:
-        dense = not is_sparse(A) and not (callable(A) and not isinstance(A, Tensor))
+    def _solved(
+        self, A: Any, B: Any, deflate: Any, start: Any, found: Spectrum | None = None
+    ) -> tuple[Solution, Tree, ImplicitLayer, Any]:
+        dense = _is_dense(A)
         if dense:
             check_matrices(A, B, deflate, self.k)
             x = arranged(A, B, deflate, self.shift)  # type: ignore[arg-type]  # it is a tensor
@@ -166,7 +175,7 @@ class EigenLayer(torch.nn.Module):
             check_sparse(A, B, deflate, start, self.k)
             x = arranged_sparse(A, B, deflate, start, self.shift)
         dtype = A.dtype if isinstance(A, Tensor) else start.dtype
-        inner = self._dense(dtype) if dense else self._sparse(dtype, A, B)
+        inner = self._dense(dtype, found) if dense else self._sparse(dtype, A, B)
         try:
             solution = inner.solve(x)
         except SolveError as error:
@@ -176,16 +185,18 @@ class EigenLayer(torch.nn.Module):
         solution, pairs = self._finished(solution, B is not None, dtype)
         return solution, x, inner, pairs
 
-    def _dense(self, dtype: torch.dtype) -> ImplicitLayer:
+    def _finder(self, found: Spectrum | None = None) -> FindPairs:
+        method = Lapack() if self.solver is None else self.solver
+        if not isinstance(method, AbstractEigenSolver):
+            raise TypeError(f"`solver` is {method!r}, which is for sparse matrices and callables; expected `Lapack()`.")
+        return FindPairs(method, self.k, self.which, self.clusters, self.on_failure, found)
+
+    def _dense(self, dtype: torch.dtype, found: Spectrum | None) -> ImplicitLayer:
+        order, F = 1 if self.clusters.broadening else 2, EigenResidual(self.clusters.limit(dtype))
+        if found is not None:
+            return self._around(F, self._finder(found), order)
         if dtype not in self._inner:
-            method = Lapack() if self.solver is None else self.solver
-            if not isinstance(method, AbstractEigenSolver):
-                raise TypeError(
-                    f"`solver` is {method!r}, which is for sparse matrices and callables; expected `Lapack()`."
-                )
-            finder = FindPairs(method, self.k, self.which, self.clusters, self.on_failure)
-            order = 1 if self.clusters.broadening else 2
-            self._inner[dtype] = self._around(EigenResidual(self.clusters.limit(dtype)), finder, order)
+            self._inner[dtype] = self._around(F, self._finder(), order)
         return self._inner[dtype]
 
     def _sparse(self, dtype: torch.dtype, A: Any, B: Any) -> ImplicitLayer:
@@ -219,6 +230,10 @@ class EigenLayer(torch.nn.Module):
     def extra_repr(self) -> str:
         """What is chosen."""
         return f"k={self.k}, which={self.which!r}, normalisation={self.normalisation!r}, clusters={self.clusters!r}"
+
+
+def _is_dense(A: Any) -> bool:
+    return not is_sparse(A) and (isinstance(A, Tensor) or not callable(A))
 
 
 class _Watch:

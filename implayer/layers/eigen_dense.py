@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import DeviceError, DtypeError, ShapeError
 from ..failures import OnFailure
-from ..linear.spectral import SpectralInverse, cluster_labels
+from ..linear.spectral import SpectralInverse, cluster_labels, same, turn_clusters
 from ..modes import transforms
 from ..problem import Problem
 from ..solution import Solution, Status
@@ -58,6 +58,7 @@ class FindPairs:
     which: Which
     clusters: Clusters
     on_failure: OnFailure
+    found: Spectrum | None = None  # what was found before, of this very pencil
 
     @property
     def __name__(self) -> str:
@@ -69,9 +70,10 @@ class FindPairs:
         pencil, finite, batch = _read(x)
         shift, k = x["shift"], self.k
         wanted = Wanted(k, self.which, None if shift is None else shift.reshape(-1).expand(pencil.samples))
-        found = signed(self.method.find(pencil, wanted), k)
+        found = self.method.find(pencil, wanted) if self.found is None else self.found
         unit, scale = (x[name].reshape(-1).expand(pencil.samples) for name in ("unit", "scale"))
         inverse = inverted(found, k, self.clusters, unit, scale, x["coarse"], self.on_failure)
+        signed(found, k)  # in place: the inverse has the same vectors
         y = torch.cat([found.vectors[:, :k], found.values[:, :k].unsqueeze(-1)], -1)
         status = torch.zeros(pencil.samples, dtype=torch.int64, device=y.device)
         if not bool(finite.all()):
@@ -104,9 +106,13 @@ def _read(x: Any) -> tuple[DensePencil, Tensor, tuple[int, ...]]:
 def signed(found: Spectrum, k: int) -> Spectrum:
     """The entry of largest modulus of each wanted vector made positive, in place; the first of those equal to 1e-6."""
     wanted = found.vectors[:, :k]
-    size = wanted.abs()
-    place = (size >= (1 - 1e-6) * size.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1, keepdim=True)
-    sign = wanted.gather(-1, place).sign()
+    high, low = wanted.amax(-1, keepdim=True), wanted.amin(-1, keepdim=True)
+    sign = high + low  # twice the mean of the extreme entries has the sign of the larger one
+    if not bool((sign.abs() > 1e-6 * (high - low)).all()):
+        size = wanted.abs()
+        place = (size >= (1 - 1e-6) * size.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1, keepdim=True)
+        sign = wanted.gather(-1, place)
+    sign = sign.sign()
     wanted *= sign
     if found.images is not found.vectors:
         found.images[:, :k] *= sign
@@ -116,7 +122,7 @@ def signed(found: Spectrum, k: int) -> Spectrum:
 def inverted(
     found: Spectrum, k: int, clusters: Clusters, unit: Tensor, scale: Tensor, coarse: bool, on_failure: OnFailure
 ) -> SpectralInverse:
-    """The frozen inverse; `unit` (samples,) is the size of an eigenvalue."""
+    """The frozen inverse; `unit` (samples,) is the size of an eigenvalue. Turns the vectors of clusters, in place."""
     values, tolerance = found.values, clusters.limit(torch.float32 if coarse else torch.float64)
     weights = values.unsqueeze(-2) - values[:, :k].unsqueeze(-1)
     weights.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)
@@ -128,8 +134,10 @@ def inverted(
         weights.reciprocal_()
     strength = weights.abs().amax((-2, -1)) * unit
     if not clusters.broadening and not bool((strength * tolerance < 1).all()):
-        labels = cluster_labels(values / unit.unsqueeze(-1), tolerance)
+        relative = values / unit.unsqueeze(-1)
+        labels = cluster_labels(relative, tolerance)
         mask = others(labels[:, :k], labels)
+        turn_clusters(found.vectors, found.images, cluster_labels(relative[:, :k], min(tolerance, same(coarse))))
         inside = torch.where(torch.arange(values.shape[-1], device=values.device) < k, 1 / unit.unsqueeze(-1), 0)
         weights = torch.where(mask, inside.unsqueeze(-2), weights)
         strength = weights.abs().amax((-2, -1)) * unit
@@ -169,13 +177,19 @@ def arranged(A: Tensor, B: Tensor | None, known: Tensor | None, shift: Any) -> T
 
 
 def _symmetric(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The symmetric part, its size, and its asymmetry relative to that."""
+    """The symmetric part, the size of an eigenvalue, 1 where there is none, and the asymmetry relative to that."""
+    half, whole, share = symmetric_part(matrix)
+    root = max(matrix.shape[-1], 1) ** 0.5
+    size = torch.where((whole > 0) & whole.isfinite(), whole / root, 1)
+    return half, size, torch.where(whole > 0, 2 * root * ((1 - share) * (1 + share)).clamp(min=0).sqrt(), 0)
+
+
+def symmetric_part(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(A + A') / 2 in float64, the Frobenius norm of A, and which share of it is left."""
     matrix = matrix.double()
-    plain = matrix.detach()
-    size = torch.linalg.vector_norm(plain, dim=(-2, -1)) / max(plain.shape[-1], 1) ** 0.5
-    size = torch.where((size > 0) & size.isfinite(), size, 1)
-    skew = torch.linalg.vector_norm(plain - plain.mT, dim=(-2, -1)) / size
-    return torch.lerp(matrix, matrix.mT, 0.5), size, skew
+    half = torch.lerp(matrix, matrix.mT, 0.5)
+    whole, kept = (torch.linalg.vector_norm(part.detach(), dim=(-2, -1)) for part in (matrix, half))
+    return half, whole, kept / whole
 
 
 def _all_batched(x: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import DeviceError, DtypeError, ImplayerError, NotSymmetricError, ShapeError
 from ..failures import OnFailure
-from ..linear.spectral import cluster_labels
+from ..linear.spectral import cluster_labels, same, turn_clusters
 from ..linear.spectral_span import Span, SpanInverse, SpanSample
 from ..problem import Problem
 from ..solution import Solution, Status
@@ -149,8 +149,12 @@ class FindSparsePairs:
     def _inverse(self, found: list[Any], units: Tensor, scales: Tensor, coarse: bool) -> SpanInverse:
         k, device = self.k, units.device
         values = torch.from_numpy(np.stack([pairs.values for _, pairs in found])).to(device)
-        vectors = torch.from_numpy(np.stack([_signed(pairs.vectors, k) for _, pairs in found])).to(device)
-        labels = cluster_labels(values / units.unsqueeze(-1), self.tolerance)
+        vectors, relative = np.stack([pairs.vectors for _, pairs in found]), values / units.unsqueeze(-1)
+        if self.tolerance >= 0:
+            close = min(self.tolerance, same(coarse))
+            turn_clusters(rows := torch.from_numpy(vectors), rows, cluster_labels(relative[:, :k], close).cpu())
+        vectors = torch.from_numpy(np.stack([_signed(one, k) for one in vectors])).to(device)
+        labels = cluster_labels(relative, self.tolerance)
         own = torch.eye(k, values.shape[-1], dtype=torch.bool, device=device)
         mask = others(labels[:, :k], labels) & (self.broadening == 0)
         gaps = values.unsqueeze(-2) - values[:, :k].unsqueeze(-1)

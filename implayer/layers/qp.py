@@ -1,6 +1,7 @@
 """Quadratic programs as a layer: (Q, q, A, b, G, h) -> argmin, with multipliers, exactly differentiated."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
@@ -15,9 +16,11 @@ from ..failures import OnFailure
 from ..layer import ImplicitLayer
 from ..linear.minimal_norm import MinimalNormMultipliers
 from ..linearise import Request
+from ..modes import is_plain, plain
 from ..problem import Problem
 from ..solution import Solution
 from ..solvers.qp import QPSolver
+from .qp_direct import solved_directly
 from .qp_form import CORES, arranged, kkt_residual
 
 P = ParamSpec("P")
@@ -47,6 +50,25 @@ class _KKTAdjoint(AbstractAdjoint):
         rows = x["saddle"].shape[-1] - x["counts"].shape[-1] if "saddle" in x else x["b, h"].shape[-1]
         linear_solver = MinimalNormMultipliers(self.adjoint.linear_solver, rows)
         return replace(self.adjoint, linear_solver=linear_solver).apply(request)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A solver that has been called already, with what it said."""
+
+    solver: QPSolver
+    solution: Solution
+
+    @property
+    def __name__(self) -> str:
+        return type(self.solver).__name__
+
+    def __call__(self, problem: Problem) -> Solution:
+        """What was found of this very problem."""
+        return self.solution
+
+
+_DTYPES = (torch.float32, torch.float64)
 
 
 class QPLayer(torch.nn.Module):
@@ -113,6 +135,7 @@ class QPLayer(torch.nn.Module):
         if smoothing < 0:
             raise ValueError(f"`smoothing` is {smoothing}; expected 0 (none) or a small positive number.")
         self.smoothing = smoothing
+        self._direct = adjoint is None
         adjoint = ImplicitAdjoint() if adjoint is None else adjoint
         if isinstance(adjoint, ImplicitAdjoint):
             adjoint = _KKTAdjoint(adjoint)
@@ -131,13 +154,41 @@ class QPLayer(torch.nn.Module):
         y0: Tensor | Solution | None = None,
     ) -> Solution:
         """The same value and gradient, with status, multipliers and the residual of the KKT system."""
-        x, n, m = arranged({"Q": Q, "q": q, "A": A, "b": b, "G": G, "h": h, "l": l}, self.smoothing)
-        solution = self.kkt.solve(x, None if y0 is None else _start(y0, x, n, m))
-        y, nu, lam = solution.value.split([n, m, solution.value.shape[-1] - n - m], -1)
+        given = {"Q": Q, "q": q, "A": A, "b": b, "G": G, "h": h, "l": l}
+        solution, layer = self._directly(given, y0)
+        if solution is None:
+            x, n, m = arranged(given, self.smoothing)
+            solution = layer.solve(x, None if y0 is None else _start(y0, x, n, m))
+            solution = solution.replace(value=solution.value.split([n, m, solution.value.shape[-1] - n - m], -1))
+        y, nu, lam = solution.value
         aux = {**(solution.aux or {}), "equality_multipliers": nu, "inequality_multipliers": lam}
         return solution.replace(value=y, aux=aux)
 
     forward = _value_of(solve)
+
+    def _directly(self, given: dict[str, Any], y0: Any) -> tuple[Solution | None, ImplicitLayer]:
+        """The solution on numbers where there is nothing to report, else None; and the layer, which may know it by then."""
+        if torch.compiler.is_compiling():
+            return None, self.kkt
+        solver = self.kkt.forward_solver
+        leaves = [leaf for leaf in given.values() if isinstance(leaf, Tensor)]
+        plain_leaves = all(leaf.layout == torch.strided and leaf.dtype in _DTYPES for leaf in leaves)
+        if (
+            not self._direct
+            or not isinstance(solver, QPSolver)
+            or not plain_leaves
+            or not is_plain(leaves[0].device.type)
+        ):
+            return None, self.kkt
+        with plain(leaves[0].device):
+            x, n, m = arranged(given, self.smoothing)
+            found = solver(Problem(kkt_residual, x, None if y0 is None else _start(y0, x, n, m)))
+        solution = solved_directly(given, self.smoothing, x, found, m)
+        if solution is None:
+            layer = copy(self.kkt)
+            layer.forward_solver = Found(solver, found)
+            return None, layer
+        return solution, self.kkt
 
 
 def _start(y0: Tensor | Solution, x: dict[str, Any], n: int, m: int) -> Tensor:

@@ -41,6 +41,11 @@ class KKTInverse(AbstractMatrixInverse):
         """Number of unknowns y."""
         return self.lower.shape[-1]
 
+    @property
+    def held(self) -> Tensor:
+        """(samples, rows) the active ones."""
+        return self.active
+
     def _apply(self, b: Tensor) -> Tensor:
         first, second = b.split([self.n, b.shape[-1] - self.n], -1)
         held = torch.where(self.active, second, 0)
@@ -88,9 +93,15 @@ class SmallKKTInverse(AbstractMatrixInverse):
     lu: Tensor
     pivots: Tensor
     matrix: Tensor
+    n: int = 0  # number of unknowns y, of which `held` has to know
 
     trusted = constant = True
     redundant = None
+
+    @property
+    def held(self) -> Tensor:
+        """(samples, rows) the active ones, by the -1 on the diagonal of the others."""
+        return self.matrix.diagonal(dim1=-2, dim2=-1)[:, self.n :] == 0
 
     def _apply(self, b: Tensor) -> Tensor:
         return torch.linalg.lu_solve(self.lu, self.pivots, b.unsqueeze(-1)).squeeze(-1)
@@ -113,7 +124,7 @@ def freeze_kkt(
     """
     samples, size = active.shape[0], hessian.shape[-1] + active.shape[-1]
     if size <= SMALL and samples * size * size <= _NUMBERS:
-        small = freeze_small(_assembled(hessian, rows, active))
+        small = freeze_small(_assembled(hessian, rows, active), hessian.shape[-1])
         if small is not None:
             return small
     none = torch.zeros(samples, dtype=torch.bool, device=active.device)
@@ -127,14 +138,14 @@ def freeze_kkt(
     return _with_pseudo_inverse(inverse, redundant) if bool(redundant.any()) else inverse
 
 
-def freeze_small(matrix: Tensor) -> SmallKKTInverse | None:
+def freeze_small(matrix: Tensor, n: int) -> SmallKKTInverse | None:
     """The inverse of J (samples, n + rows, n + rows) as it is, or None where one of them is singular within rounding."""
     lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
     if matrix.numel():
         low, high = torch.aminmax(lu.diagonal(dim1=-2, dim2=-1).abs(), dim=-1)
         if not bool((low > 64 * matrix.shape[-1] * torch.finfo(matrix.dtype).eps * high).all()):
             return None
-    return SmallKKTInverse(lu, pivots, matrix)
+    return SmallKKTInverse(lu, pivots, matrix, n)
 
 
 def _assembled(hessian: Tensor, rows: Tensor, active: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import DegenerateEigenvalueError, DegenerateWarning
 from ..failures import OnFailure
+from ..problem import quasi_random
 from ..solution import Solution, Status
 from ..types import Bool, Float, Vectors
 from .base import AbstractInverse, LinearReport
@@ -21,6 +22,34 @@ def cluster_labels(values: Float[Tensor, "*batch p"], tolerance: float) -> Tenso
     steps = values.gather(-1, order).diff(dim=-1) > tolerance
     labels = torch.cat([torch.zeros_like(order[..., :1]), steps.cumsum(-1)], -1)
     return torch.zeros_like(order).scatter(-1, order, labels)
+
+
+def same(coarse: bool) -> float:
+    """Relative distance up to which eigenvalues are one to rounding, so that their vectors may be mixed."""
+    return 1e-6 if coarse else 1e-10
+
+
+def turn_clusters(vectors: Tensor, images: Tensor, labels: Tensor) -> None:
+    r"""Give the clusters among the first k vectors (rows) a basis that follows from their subspace alone, in place.
+
+    $V_S \to U^\top V_S$ with the orthogonal factor U of $V_S G = U H$, and G a fixed matrix without any pattern. LAPACK's
+    vectors of a diagonal matrix are unit vectors, where a loss may be stationary as the basis turns: here it is not.
+
+    `vectors` and `images` are (samples, p, n), `labels` (samples, k).
+    """
+    for sample in (labels.sort(-1).values.diff(dim=-1) == 0).any(-1).nonzero().squeeze(-1).tolist():
+        marks, counts = labels[sample].unique(return_counts=True)
+        for mark in marks[counts > 1]:
+            places = (labels[sample] == mark).nonzero().squeeze(-1)
+            turn = _orthogonal_factor(vectors[sample, places])
+            for rows in (vectors,) if images is vectors else (vectors, images):
+                rows[sample, places] = turn.mT @ rows[sample, places]
+
+
+def _orthogonal_factor(rows: Tensor) -> Tensor:
+    """U of rows @ G = U H."""
+    left, _, right = torch.linalg.svd(rows @ quasi_random(rows.shape, rows).mT)
+    return left @ right
 
 
 @dataclass(frozen=True)

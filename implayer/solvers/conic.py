@@ -276,13 +276,16 @@ def _multiple(point: Any, inverse: "SparseInverse | DenseInverse") -> tuple[Any,
     return redundant, several | duals | (point.pull(cokernel.numpy()) > small.numpy()), several
 
 
-def _whole(inverse: "SparseInverse | DenseInverse", good: Any, samples: int) -> AbstractInverse | None:
-    """The inverse for all samples, where the factors of failed ones do nothing; None for a dense one that lacks some."""
+def _whole(inverse: "SparseInverse | DenseInverse", good: Any, samples: int) -> AbstractInverse:
+    """The inverse for all samples, where failed ones have the factor of another, which does nothing."""
     if len(good) == samples:
         return inverse
-    if isinstance(inverse, DenseInverse):
-        return None
-    factors = dict(zip(good.tolist(), inverse.factors, strict=True))
-    lost = torch.ones(samples, dtype=torch.bool)
+    source, lost = np.zeros(samples, dtype=np.int64), torch.ones(samples, dtype=torch.bool)
+    source[good] = np.arange(len(good))
     lost[torch.from_numpy(good)] = False if inverse.singular is None else inverse.singular
-    return SparseInverse([factors.get(i, inverse.factors[0]) for i in range(samples)], lost)
+    if isinstance(inverse, SparseInverse):
+        return SparseInverse([inverse.factors[i] for i in source.tolist()], lost)
+    place = torch.from_numpy(source)
+    moved = inverse.with_tensors(tuple(part[place] for part in inverse.tensors))
+    assert isinstance(moved, DenseInverse)
+    return replace(moved, singular=lost)

@@ -63,6 +63,11 @@ class SparsePencil:
         assert self.known is not None
         return self.weighted(self.known)
 
+    def beside(self, found: Rows) -> "SparsePencil":
+        """The same with found pairs, which are B-orthonormal, known as well."""
+        known = found if self.known is None else np.concatenate([self.known, found])
+        return replace(self, known=known, start=None)
+
     def with_known(self, known: Rows, size: float) -> "SparsePencil":
         """The same with known vectors, made B-orthonormal."""
         values, turn = np.linalg.eigh(known @ self.weighted(known).T)
@@ -138,24 +143,52 @@ class ShiftInvert(AbstractSparseEigenSolver):
         if ends[0] <= _FAR * spread or not found.converged:
             return found
         closer = found.values[0] + (-spread if which == "smallest" else spread)
-        return self._near(replace(pencil, start=found.vectors), k, which, closer)
+        return self._near(replace(pencil, start=found.vectors), k, which, closer, again=True)
 
-    def _near(self, pencil: SparsePencil, k: int, which: Which, sigma: float) -> Pairs:
+    def _near(self, pencil: SparsePencil, k: int, which: Which, sigma: float, again: bool = False) -> Pairs:
+        """`again` where the start has all copies of repeated eigenvalues."""
         inverse = factorised(pencil, sigma, 0.1 if which == "nearest" else 0.0)
-
-        def apply(z: Rows) -> Rows:
-            return pencil.outside(inverse(pencil.weighted(z)))
-
-        narrow = 2 if pencil.start is None else k + 1  # single steps are cheapest, but a start is to be used whole
-        width = min(k + 1, max(narrow, components(pencil)), _BLOCK)
-        start = pencil.outside(_block(pencil, width))
-        theta, vectors, steps, good = lanczos(apply, pencil.weighted, start, k, self.rtol, self.max_steps)
+        theta, vectors, steps, good = self._pairs(pencil, inverse, k, again)
         values, vectors = _ritz(pencil, vectors, k, sigma + 1 / theta)
         if which != "nearest":  # pairs on the wrong side of a shift inside the spectrum come last
             order = np.argsort(values[:k] if which == "smallest" else -values[:k], kind="stable")
             order = np.concatenate([order, np.arange(k, len(values))])
             values, vectors = values[order], vectors[order]
         return Pairs(values, vectors, steps, k, lambda span: ShiftedComplement(span, inverse, sigma), good)
+
+    def _pairs(
+        self, pencil: SparsePencil, inverse: Callable[[Rows], Rows], k: int, again: bool
+    ) -> tuple[Any, Rows, int, bool]:
+        """Block Lanczos; where an eigenvalue is repeated it goes on in the complement, for a block may not show all copies."""
+
+        def run(pencil: SparsePencil, start: Rows, k: int) -> tuple[Any, Rows, int, bool]:
+            return lanczos(
+                lambda z: pencil.outside(inverse(pencil.weighted(z))),
+                pencil.weighted,
+                start,
+                k,
+                self.rtol,
+                self.max_steps,
+            )
+
+        narrow = 2 if pencil.start is None else k + 1  # single steps are cheapest, but a start is to be used whole
+        width = min(k + 1, max(narrow, components(pencil)), _BLOCK)
+        theta, vectors, steps, good = run(pencil, _block(pencil, width), k)
+        if again or not (np.diff(np.sort(theta)) <= _REPEATED * abs(theta).max()).any():
+            return theta, vectors, steps, good
+        while good:
+            rest = pencil.beside(vectors[:k])
+            one, vector, more, good = run(rest, _block(rest, 2), 1)
+            theta, vectors = np.append(theta[:k], one[0]), np.concatenate([vectors[:k], vector[:1]])
+            steps, hidden = steps + more, abs(one[0]) > (1 + _REPEATED) * abs(theta[k - 1])
+            order = np.argsort(-abs(theta), kind="stable")
+            theta, vectors = theta[order], vectors[order]
+            if not hidden:
+                break
+        return theta, vectors, steps, good
+
+
+_REPEATED = 1e-8
 
 
 def _ritz(pencil: SparsePencil, vectors: Rows, k: int, guess: Any) -> tuple[Any, Rows]:

@@ -131,7 +131,7 @@ def _small(x: Any, y0: Any) -> Solution | None:
 
     below, start = (None if leaf is None else array(leaf, size) for leaf in (low, y0))
     found = solve_small(array(saddle, size, size), array(high, size), below, start, m, n)
-    inverse = None if found is None else freeze_small(torch.from_numpy(found.jacobian).to(saddle.dtype))
+    inverse = None if found is None else freeze_small(torch.from_numpy(found.jacobian).to(saddle.dtype), n)
     if found is None or inverse is None:
         return None
     value, steps = torch.from_numpy(found.z).to(saddle.dtype), torch.from_numpy(found.steps)

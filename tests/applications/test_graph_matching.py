@@ -317,7 +317,8 @@ def test_figures_of_small_data(root, tmp_path, capsys):
     assert main(["reproduce", "cmu-house", *given]) == 0
     table = capsys.readouterr().out
     assert "SM, published" in table and "0.637" in table
-    assert json.loads((tmp_path / "house" / "cmu-house.json").read_text())["ours"]["SM"][0] == 1.0
+    written = json.loads((tmp_path / "house" / "cmu-house.json").read_text())
+    assert written["ours"]["SM"][0] == written["hotel"]["SMAC"][0] == 1.0 and "SMAC, hotel, ours" in table
     times = ["reproduce", "idl-fig7", "--trials", "1", "--largest", "15", "--quiet", "--out", str(tmp_path / "seven")]
     assert main([*times, "--threads", "1"]) == 0
     rows = json.loads((tmp_path / "seven" / "idl-fig7.json").read_text())["rows"]

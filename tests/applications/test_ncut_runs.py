@@ -267,6 +267,14 @@ def test_segment(run, tmp_path, capsys, width, height, mode):
     assert read(tmp_path / "mask-overlay.png").shape == (height, width, 3)
 
 
+@pytest.mark.parametrize("name", ["cut", "cut.v2"])
+def test_what_segment_writes_is_named_as_pictures(run, tmp_path, name):
+    picture = photograph(tmp_path / "photo.png", 40, 30)
+    assert main(["segment", str(picture), "--model", str(run), "--out", str(tmp_path / name), "--size", "64"]) == 0
+    left = {path.name for path in tmp_path.iterdir() if path.name.startswith("cut")}
+    assert left == {f"{name}.png", f"{name}-overlay.png"}
+
+
 @pytest.mark.parametrize(
     ("size", "options", "words"),
     [

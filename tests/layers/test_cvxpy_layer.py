@@ -630,3 +630,16 @@ def test_an_empty_batch(extra):
     assert solution.value[0].shape == (0, 3) and solution.status.shape == (0,)
     solution.value[0].sum().backward()
     assert c.grad.shape == (0, 3)
+
+
+def test_an_instance_that_is_not_unique_is_one_beside_failed_ones():
+    """It has the status and the gradient that it has alone, also where the factors are dense."""
+    x, a, h = cp.Variable(2), cp.Parameter((1, 2), name="a"), cp.Parameter(name="h")
+    problem = cp.Problem(cp.Minimize(cp.norm(a @ x - 1)), [cp.norm(x) <= h])  # a whole line of solutions
+    layer = CvxpyLayer(problem, [a, h], [x], on_failure="ignore")
+    rows = torch.tensor([[1.0, 2.0]])
+    alone = layer.solve(rows.requires_grad_(), torch.tensor([5.0]))
+    beside = layer.solve(rows.requires_grad_(), torch.tensor([5.0, -1.0]))
+    assert alone.status.tolist() == [Status.SINGULAR]
+    assert beside.status.tolist() == [Status.SINGULAR, Status.INFEASIBLE]
+    torch.testing.assert_close(beside.value[0][:1], alone.value[0])

@@ -12,6 +12,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 from implayer.errors import DeflationError, OrderError
 from implayer.layers.eigen import Clusters, EigenLayer
+from implayer.solvers.eigen import Lapack
 
 
 def symmetric(*shape: int) -> Tensor:
@@ -255,3 +256,55 @@ def test_copies_and_pickles():
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         torch.testing.assert_close(twin(A)[1], expected)
     assert layer.state_dict() == {} and "largest" in repr(layer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("which", ["smallest", "largest"])
+@pytest.mark.parametrize("k", [1, 3, 12])
+def test_the_direct_way_is_that_of_solve(k: int, which: str, dtype: torch.dtype):
+    """A call without a report is differentiated on numbers; what it returns is the same."""
+    A = symmetric(2, 1, 12, 12).to(dtype).requires_grad_()
+    skew = 1e-6 * torch.randn(12, 12).to(dtype)  # as that of a difference quotient
+    layer, weight = EigenLayer(k, which), torch.randn(2, 1, 12, k, dtype=dtype)
+    losses = [
+        lambda v, x: v.sin().sum(),
+        lambda v, x: (weight * x**3).sum(),
+        lambda v, x: (v * x.square()[..., 0, :]).sum(),
+    ]
+    for loss in losses:
+        direct, told = layer(A + skew), layer.solve(A + skew).value
+        for a, b in zip(direct, told, strict=True):
+            assert a.dtype == dtype
+            torch.testing.assert_close(a, b)
+        first = torch.autograd.grad(loss(*direct), A)[0]
+        assert relative(first, torch.autograd.grad(loss(*told), A)[0]) < (1e-12 if dtype == torch.float64 else 1e-5)
+        torch.testing.assert_close(first, first.mT)
+
+
+def test_the_direct_way_leaves_exceptions_to_the_layer(monkeypatch: pytest.MonkeyPatch):
+    """And what was found of a cluster is not looked for again."""
+    count, find = [], Lapack.find
+    monkeypatch.setattr(Lapack, "find", lambda self, pencil, wanted: (count.append(1), find(self, pencil, wanted))[1])
+    A = torch.eye(3, requires_grad=True)
+    EigenLayer(3)(A)[0].sum().backward()
+    torch.testing.assert_close(A.grad, torch.eye(3))
+    assert len(count) == 1
+    values, _ = EigenLayer(1)(torch.zeros(2, 3, 3))
+    assert values.tolist() == [[0.0], [0.0]]
+
+
+def test_results_may_be_changed_in_place():
+    A = symmetric(4, 4).requires_grad_()
+    values, vectors = EigenLayer(2)(A)
+    expected = torch.autograd.grad(values.sum() + vectors.pow(3).sum(), A)[0]
+    values, vectors = EigenLayer(2)(A)
+    values.mul_(2)
+    vectors[:, 0].mul_(-2)
+    (g,) = torch.autograd.grad(values.sum() / 2 + (vectors / torch.tensor([-2.0, 1.0])).pow(3).sum(), A)
+    torch.testing.assert_close(g, expected)
+
+
+def test_batches_of_cotangents_in_both_ways():
+    A = symmetric(4, 4)
+    found = torch.autograd.functional.jacobian(lambda A: EigenLayer(2)(A)[1], A, vectorize=True)
+    torch.testing.assert_close(found, torch.autograd.functional.jacobian(lambda A: EigenLayer(2)(A)[1], A))

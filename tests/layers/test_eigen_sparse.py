@@ -1,6 +1,7 @@
 """EigenLayer on sparse and matrix-free pencils: against the dense layer, on the stored pattern, with its reports."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,6 +245,22 @@ def test_multiplicity_beyond_what_was_asked_for_is_found():
     assert solution.aux["multiplicity"].tolist() == [4, 4, 4]
     with pytest.raises(DegenerateEigenvalueError, match="not asked for"):
         solution.value[0].sum().backward()
+
+
+@pytest.mark.parametrize(("shape", "which", "k"), [((5, 5, 5, 3), "largest", 7), ((6, 6, 6), "smallest", 5)])
+def test_no_copy_is_left_out_in_a_connected_graph(shape: tuple[int, ...], which: Any, k: int):
+    """Tori of equal weights: eigenvalues six times and eight times, of which a block of two shows a part."""
+    nodes = torch.arange(int(np.prod(shape))).reshape(shape)
+    i, n = torch.cat([nodes.flatten()] * len(shape)), nodes.numel()
+    j = torch.cat([nodes.roll(1, axis).flatten() for axis in range(len(shape))])
+    index = torch.cat([torch.stack([i, j]), torch.stack([j, i]), torch.arange(n).expand(2, n)], 1)
+    entries = torch.cat([-torch.ones(2 * len(i)), 2 * len(shape) * torch.ones(n)])
+    A = torch.sparse_coo_tensor(index, entries, (n, n), check_invariants=True)
+    solution, every = EigenLayer(k, which).solve(A), torch.linalg.eigvalsh(A.to_dense())
+    expected = every[:k] if which == "smallest" else every.flip(0)[:k]
+    torch.testing.assert_close(solution.value[0], expected)
+    copies = ((expected[:, None] - every).abs() < 1e-8).sum(-1)
+    assert ((solution.aux["multiplicity"] > 1) == (copies > 1)).all()
 
 
 def test_parts_of_a_graph_are_counted(edges: Tensor, weights: Tensor):

@@ -1,4 +1,4 @@
-"""QPLayer: the warm start, smoothing, and the signature that `forward` shares with `solve`."""
+"""QPLayer: the warm start, smoothing, the direct way, and the signature that `forward` shares with `solve`."""
 
 from inspect import signature
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
-from implayer import ShapeError, Status
+from implayer import ImplicitAdjoint, ShapeError, Status
 from implayer.layers.qp import QPLayer
+from implayer.solvers.qp import QPSolver
 from implayer.verify.planted import planted
 
 DOUBLE = torch.float64
@@ -66,3 +67,46 @@ def test_forward_has_the_arguments_of_solve():
     forward, solve = signature(QPLayer.forward), signature(QPLayer.solve)
     assert list(forward.parameters.values()) == list(solve.parameters.values())
     assert forward.return_annotation is torch.Tensor and "minimiser" in (QPLayer.forward.__doc__ or "")
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2), (12,)], ids=str)
+@pytest.mark.parametrize("shared", ["", "Q", "AG", "qbhl"])
+@pytest.mark.parametrize("n", [6, 30])
+def test_the_direct_way_is_the_general_one(shape: tuple[int, ...], shared: str, n: int):
+    """Without an adjoint of the user the first derivative is made on numbers, by a formula of its own."""
+    cores = {"Q": (n, n), "q": (n,), "A": (2, n), "b": (2,), "G": (n, n), "h": (n,), "l": (n,)}
+    x = {name: torch.randn(*(() if name in shared else shape), *core) for name, core in cores.items()}
+    x["Q"] = x["Q"] @ x["Q"].mT + torch.eye(n)
+    x["h"], x["l"] = 0.02 + 0.1 * x["h"].abs(), -0.02 - 0.1 * x["l"].abs()
+    x["q"] = 9 * x["q"]
+    x["b"] = 0.01 * x["b"]
+    leaves = {name: value.requires_grad_() for name, value in x.items()}
+    found = []
+    for layer in (QPLayer(smoothing=0.1), QPLayer(smoothing=0.1, adjoint=ImplicitAdjoint())):
+        Q, q, A, b, G, h, low = leaves.values()
+        solution = layer.solve(Q, q, A, b, G, h, l=low)
+        lam = solution.aux["inequality_multipliers"]
+        assert bool((lam != 0).any())
+        loss = solution.value.sin().sum() + (lam * torch.arange(n)).sum() + solution.aux["equality_multipliers"].sum()
+        only = torch.autograd.grad(lam.sum(), leaves["h"], retain_graph=True)
+        found.append((solution.value.detach(), *torch.autograd.grad(loss, list(leaves.values())), *only))
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_what_was_found_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch):
+    """Where there is something to report, the layer judges the answer that is there."""
+    count, call = [], QPSolver.__call__
+    monkeypatch.setattr(QPSolver, "__call__", lambda self, problem: (count.append(1), call(self, problem))[1])
+    twice = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # one row, two times
+    solution = QPLayer(on_failure="ignore").solve(
+        torch.eye(2), -torch.ones(2).requires_grad_(), G=twice, h=torch.zeros(2)
+    )
+    assert solution.status == Status.DEGENERATE and len(count) == 1
+
+
+def test_a_solution_may_be_changed_in_place():
+    q = torch.tensor([-1.0, -2.0], requires_grad=True)
+    y = QPLayer()(torch.eye(2), q, G=torch.eye(2), h=torch.tensor([5.0, 1.0]))
+    y.mul_(3)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), q)[0], torch.tensor([-3.0, 0.0]))

@@ -16,7 +16,7 @@ from implayer.errors import (
     ShapeError,
     SolveError,
 )
-from implayer.layers.eigen import EigenLayer
+from implayer.layers.eigen import Clusters, EigenLayer
 from implayer.solution import Status
 
 
@@ -195,3 +195,65 @@ def test_any_loss_of_a_part_of_a_cluster_is_refused():
     vectors = EigenLayer(1)(A)[1]
     with pytest.raises(DegenerateEigenvalueError, match="not asked for"):
         (vectors[0, 0] ** 2).backward()
+
+
+def one_entry(vectors: Tensor) -> Tensor:
+    return vectors[0, 0] ** 2
+
+
+def fourth_powers(vectors: Tensor) -> Tensor:
+    return (vectors**4).sum()
+
+
+def diagonal(n: int) -> Tensor:
+    """Eigenvalues 1, 1, 3, 4, ..., whose vectors LAPACK finds among the unit vectors."""
+    return torch.diag(torch.arange(1.0, n + 1).index_fill(0, torch.tensor([1]), 1.0))
+
+
+@pytest.mark.parametrize(
+    "A", [torch.eye(2), torch.eye(3), diagonal(3), 2e8 * diagonal(5)], ids=["2", "3", "1+2", "big"]
+)
+@pytest.mark.parametrize("loss", [one_entry, fourth_powers])
+def test_no_basis_of_a_cluster_is_special(A: Tensor, loss):
+    """At unit vectors these losses do not change to first order as the basis turns: the layer returns other ones."""
+    A = A.double()
+    k = len(A) if bool((A == torch.eye(len(A))).all()) else 2
+    leaf = A.clone().requires_grad_()
+    with pytest.raises(DegenerateEigenvalueError, match=r"pair 0 .* and pair \d"):
+        loss(EigenLayer(k)(leaf)[1]).backward()
+    with pytest.raises(DegenerateEigenvalueError):
+        grad(lambda A: loss(EigenLayer(k)(A)[1]))(A)
+    with pytest.raises(DegenerateEigenvalueError):
+        vmap(grad(lambda A: loss(EigenLayer(k)(A)[1])))(A.expand(2, *A.shape))
+    B = torch.diag(torch.linspace(1, 2, len(A)))
+    with pytest.raises(DegenerateEigenvalueError):
+        loss(EigenLayer(k)(B.sqrt() @ leaf @ B.sqrt(), B)[1]).backward()
+
+
+def test_the_basis_of_a_cluster_follows_from_its_subspace():
+    A = diagonal(5)
+    expected = EigenLayer(2)(A)[1]
+    torch.testing.assert_close(EigenLayer(2)(A + 1e-14 * symmetric(5))[1], expected)
+    torch.testing.assert_close(EigenLayer(2)(torch.stack([symmetric(5), A]))[1][1], expected)
+    torch.testing.assert_close(A @ expected, expected)
+    assert float(expected.abs().max()) < 0.999
+
+
+def test_pairs_that_rounding_tells_apart_are_not_mixed():
+    """A wide tolerance makes a cluster, but each vector remains an eigenvector."""
+    A = torch.diag(torch.tensor([1.0, 1.001, 3.0]))
+    solution = EigenLayer(2, clusters=Clusters(tolerance=0.1)).solve(A)
+    assert solution.aux["multiplicity"].tolist() == [2, 2]
+    torch.testing.assert_close(solution.value[1], torch.eye(3)[:, :2])
+
+
+def test_no_basis_is_special_in_a_sparse_matrix_either():
+    for n, start in ((20, None), (400, torch.eye(400)[:, :2])):
+        places = torch.arange(n).expand(2, n)
+        A = torch.sparse_coo_tensor(places, diagonal(n).diagonal(), (n, n), check_invariants=True).requires_grad_()
+        vectors = EigenLayer(2)(A, start=start)[1]
+        (vectors @ vectors.mT)[0, :2].sum().backward()
+        assert float(A.grad.to_dense().abs().max()) < 1e-13  # only entries that are not stored move it
+        vectors = EigenLayer(2)(A, start=start)[1]
+        with pytest.raises(DegenerateEigenvalueError):
+            one_entry(vectors).backward()

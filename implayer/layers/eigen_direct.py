@@ -1,0 +1,100 @@
+"""The direct way from dense matrices to the ends of their spectra and back, on numbers, for eager reverse mode."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..implicit import Demand, Fence, Limit, Postponed, attach
+from ..linear.base import default_tolerance
+from ..linear.dense import matvec
+from ..modes import is_plain, plain
+from ..solvers.eigen import DensePencil, Spectrum, Wanted
+from .eigen_dense import FindPairs, arranged, inverted, signed, symmetric_part
+from .eigen_residual import EigenResidual
+
+_SINGLE = 1e-12  # of the size of A: a smaller gap is ill conditioned
+_FEW = 8  # pairs
+
+
+def pairs_directly(A: Tensor, finder: FindPairs) -> tuple[tuple[Tensor, Tensor] | None, Spectrum | None]:
+    """Values (*batch, k) and rows (*batch, k, n) in float64, or None where there is more to say; then what was found so far."""
+    if (
+        torch.compiler.is_compiling()
+        or finder.which == "nearest"
+        or finder.clusters.broadening
+        or not A.numel()
+        or not is_plain(A.device.type)
+    ):
+        return None, None
+    n, k, batch = A.shape[-1], finder.k, A.shape[:-2]
+    with plain(A.device):
+        half, size, share = (part.reshape(-1, *part.shape[len(batch) :]) for part in symmetric_part(A))
+        if not bool((share >= 1 - 1e-9 / n).all()):  # asymmetric by 1e-4, not finite, or zero
+            return None, None
+        found = finder.method.find(DensePencil(half), Wanted(k, finder.which))
+        size = size.unsqueeze(-1) / n**0.5
+        gaps = (found.values[:, 1 : k + 1] - found.values[:, : min(k, n - 1)]).abs_()
+        if not bool((gaps > max(_SINGLE, finder.clusters.limit(A.dtype)) * size).all()) or not _is_right(
+            half, found, k, size
+        ):
+            return None, found
+        found = signed(found, k)
+        values, rows = found.values[:, :k].reshape(*batch, k), found.vectors[:, :k].reshape(*batch, k, n)
+    if torch.is_grad_enabled() and A.requires_grad:
+        gradient = _Gradient(found, finder, A.dtype, batch)  # outputs are copies, for they may be changed in place
+        demand = Demand(gradient.pull, gradient.attached)
+        values, rows = Postponed.apply(demand, 2, values.clone(), rows.clone(), A)
+    return (values, rows), found
+
+
+def _is_right(matrix: Tensor, found: Spectrum, k: int, size: Tensor) -> bool:
+    """Whether A v = l v to tolerance, of many pairs seen at a mixture; else it is for the layer to judge each one."""
+    values, rows = found.values[:, :k].unsqueeze(-1), found.vectors[:, :k]
+    if k <= _FEW:
+        left = (rows @ matrix).addcmul_(rows, values, value=-1)
+    else:
+        weights = torch.arange(1.0, k + 1, dtype=values.dtype, device=values.device).cos_().unsqueeze(-1)
+        left = (matvec(matrix, (weights * rows).sum(-2)) - (weights * values * rows).sum(-2)).unsqueeze(-2)
+    return bool((torch.linalg.vector_norm(left, dim=-1) <= default_tolerance(None, matrix.dtype) * size).all())
+
+
+@dataclass(frozen=True, eq=False)
+class _Gradient:
+    """From cotangents of values and rows to those of A."""
+
+    found: Spectrum
+    finder: FindPairs
+    dtype: torch.dtype
+    batch: torch.Size
+
+    def pull(self, slope: Tensor | None, g: Tensor | None) -> list[Tensor]:
+        r"""The symmetric part of $\sum_j (\partial L/\partial\lambda_j\,v_j - p_j) v_j^\top$, see `SpectralInverse`.
+
+        $$p_j = \sum_{i \ne j} v_i \frac{v_i^\top \partial L/\partial v_j}{\lambda_i - \lambda_j}$$
+        """
+        every, k = self.found.vectors, self.finder.k
+        wanted, n = every[:, :k], every.shape[-1]
+        if g is None:
+            assert slope is not None
+            p = (slope.reshape(-1, k, 1) * wanted).mT @ wanted
+            return [p.reshape(*self.batch, n, n).to(self.dtype)]
+        c = g.reshape(-1, k, n) @ every.mT
+        gaps = self.found.values[:, :k].unsqueeze(-1) - self.found.values.unsqueeze(-2)
+        own = c.diagonal(dim1=-2, dim2=-1)
+        c /= gaps
+        own.copy_(torch.zeros((), dtype=c.dtype, device=c.device) if slope is None else slope.reshape(-1, k))
+        p = (c @ every).mT @ wanted
+        return [torch.lerp(p, p.mT, 0.5).reshape(*self.batch, n, n).to(self.dtype)]
+
+    def attached(self, A: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and rows with derivatives of both orders."""
+        finder, k, n = self.finder, self.finder.k, A.shape[-1]
+        x, shape = arranged(A, None, None, None), (*self.batch, k, n + 1)
+        unit, scale = x["unit"].reshape(-1), x["scale"].reshape(-1)
+        inverse = inverted(self.found, k, finder.clusters, unit, scale, x["coarse"], finder.on_failure)
+        F = EigenResidual(-1.0)
+        y = torch.cat([self.found.vectors[:, :k], self.found.values[:, :k].unsqueeze(-1)], -1).flatten(1)
+        y = attach(lambda y: F(x, y.reshape(shape)).reshape(-1, k * (n + 1)), y, inverse, 2).y
+        y = Fence.apply(y, y, Limit(2, 2)).reshape(shape)
+        return y[..., -1], y[..., :-1]
