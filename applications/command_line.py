@@ -17,7 +17,9 @@ from .inr.audio.commands import COMMANDS as SOUNDS
 from .inr.commands import COMMANDS as PICTURES
 from .inr.compare.commands import COMMANDS as COMPARISONS
 from .inr.reproduce.commands import COMMANDS as EXPERIMENTS
+from .inr.solid.commands import COMMANDS as SOLIDS
 from .inr.video.commands import COMMANDS as VIDEOS
+from .level_set_shapes.commands import COMMANDS as SHAPES
 from .mnist_qp.commands import COMMANDS as DIGITS
 from .ncut.commands import COMMANDS as CUTS
 from .shared.command import Command, choose, lazily
@@ -92,9 +94,11 @@ COMMANDS: tuple[Command, ...] = (
     *VIDEOS,
     *COMPARISONS,
     *EXPERIMENTS,
+    *SOLIDS,
     *DIGITS,
     *GRAPHS,
     *CUTS,
+    *SHAPES,
     Command(("verify",), Verify, _verify),
     Command(("doctor",), Doctor, _doctor),
     Command(("bench",), Bench, _bench),

@@ -13,7 +13,7 @@ from .shared.data import VARIABLE, data_root
 _PACKAGES = ("implayer", "torch", "numpy", "scipy", "cvxpy", "hypothesis", "safetensors", "tyro", "rich")
 _EXTRAS = {
     "apps": {"matplotlib": "matplotlib", "pillow": "PIL", "scikit-image": "skimage", "soundfile": "soundfile"},
-    "meshes": {"trimesh": "trimesh", "embreex": "embreex"},
+    "meshes": {"trimesh": "trimesh"},
     "qp": {"daqp": "daqp"},
     "video": {"av": "av"},
 }

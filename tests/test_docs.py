@@ -1,15 +1,19 @@
 """What the documentation shows works: its Python runs, its shell commands exist, its make targets and links too."""
 
+import contextlib
+import io
 import re
 import runpy
 import shlex
-import subprocess
-import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
+import tyro
+
+from applications.__main__ import main
+from applications.command_line import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("docs/_build/", "docs/auto_examples/", "docs/reference/generated/")
@@ -63,11 +67,14 @@ def subcommand(words: tuple[str, ...]) -> tuple[str, ...]:
 
 @cache
 def help_text(words: tuple[str, ...]) -> str:
-    """What `implayer WORDS --help` prints; fails where the command does not exist."""
-    command = [sys.executable, "-m", "applications", *words, "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, env=None)
-    assert done.returncode == 0, f"`implayer {' '.join(words)} --help` exits with {done.returncode}:\n{done.stderr}"
-    return done.stdout + done.stderr
+    """What `implayer WORDS --help` prints, for whichever run it may name; fails where the command does not exist."""
+    programs = [partial(tyro.cli, each.options, args=["--help"]) for each in COMMANDS if each.words == words]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        for program in programs or [partial(main, [*words, "--help"])]:
+            with pytest.raises(SystemExit) as end:
+                program()
+            assert not end.value.code, f"`implayer {' '.join(words)} --help` exits with {end.value.code}"
+    return shown.getvalue()
 
 
 @pytest.mark.parametrize("path", [path for path in pages() if blocks(path, "python")], ids=_name)

@@ -5,7 +5,7 @@ import importlib
 
 from ..shared.errors import InputError
 
-NAMES = ("core", "cvxpy", "deq", "eigen", "inr-image", "level-set", "qp")
+NAMES = ("core", "cvxpy", "deq", "eigen", "inr", "inr-image", "level-set", "qp")
 MODULES = {"cvxpy": "convex"}  # under its own name it would hide the package
 
 

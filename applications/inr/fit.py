@@ -76,6 +76,10 @@ class PictureFit(AbstractSignalFit[ImageConfig, PictureSource, Picture, PictureT
         found = load_picture(source.source, stored.config.size, command.data, source.max_pixels, mask)
         return _scaled(found, stored.config)
 
+    def same(self, before: PictureSource, now: PictureSource) -> bool:
+        """Runs of the first version did not say their scale: it was that of all pixels, which they learned from."""
+        return now == (before if before.scale is not None else replace(before, scale=now.scale))
+
     def stem(self, config: ImageConfig, material: Pictures) -> str:
         """Picture and model."""
         return f"{material.content.name}-{config.model}"

@@ -70,10 +70,14 @@ class AbstractSignalFit(AbstractApplication[Config, Source, Content, Task]):
     def next(self, folder: RunFolder, stored: StoredRun[Source, Config]) -> str:
         """The command to type when a run has ended."""
 
+    def same(self, before: Source, now: Source) -> bool:
+        """Whether the signal is that of the run."""
+        return before == now
+
     def load_again(self, stored: StoredRun[Source, Config], command: Resume) -> Material[Source, Content]:
         """The signal of the run, of the size that it had."""
         found = self.find(stored, command)
-        if found.source != stored.source and not command.allow_config_change:
+        if not self.same(stored.source, found.source) and not command.allow_config_change:
             path = getattr(found.source, "source", "the signal")
             raise InputError(f"`{path}` has changed since the run began; `--allow-config-change` accepts that.")
         return found

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..shared.checkpoint import under_prefix, with_prefix
 from ..shared.errors import CheckpointError
 from ..shared.metrics import psnr, squared_error
+from ..shared.ranks import ranks
 from ..shared.training import AbstractTask
 from .cache import AbstractCache, FixedPointCache, Rows
 from .config import FieldConfig
@@ -64,6 +65,8 @@ class FieldTask(AbstractTask):
         self, config: FieldConfig, device: torch.device, *, inputs: int, outputs: int, scale: float, count: int
     ):
         self.config, self.device, self.count = config, device, count
+        self.team = ranks()
+        self.own = self.team.share(count)  # the points whose fixed points are kept, and which are worked on, here
         self.seed, self.total_steps = config.seed, config.steps
         self.model = build_model(config, inputs, outputs, scale).to(device).eval()
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -104,10 +107,10 @@ class FieldTask(AbstractTask):
 
     def make_cache(self) -> AbstractCache | None:
         """Where fixed points are kept from step to step."""
-        if not self.count:
+        if not self.own:
             return None
         return FixedPointCache(
-            self.count, self.model.width, dtype=self.kept, device=self.device, budget_mb=self.config.cache_mb
+            len(self.own), self.model.width, dtype=self.kept, device=self.device, budget_mb=self.config.cache_mb
         )
 
     # ------------------------------------------------------------------------------------------------------ one step
@@ -124,6 +127,8 @@ class FieldTask(AbstractTask):
             loss += part
             for name, value in sums.items():
                 reported[name] = reported.get(name, 0.0) + value / points
+        sums = self.team.total(reported | {"": loss})
+        loss, reported = sums.pop(""), sums
         self.synchronise()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -135,13 +140,18 @@ class FieldTask(AbstractTask):
         chunk = min(self.chunk or points, points)
         if not self.count:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + done)
-            for first in range(0, points, chunk):
-                yield self.draw(min(chunk, points - first), generator)
+            for number, first in enumerate(range(0, points, chunk)):
+                batch = self.draw(min(chunk, points - first), generator)
+                if number % self.team.count == self.team.rank:
+                    yield batch
         elif points >= self.count:
-            for first in range(0, self.count, chunk):
-                yield self.take(slice(first, min(first + chunk, self.count)))
+            for first in range(self.own.start, self.own.stop, chunk):
+                yield self.take(slice(first, min(first + chunk, self.own.stop)))
         else:
-            for rows in self._drawn(done, points).split(chunk):
+            drawn = self._drawn(done, points)
+            if self.team.count > 1:
+                drawn = drawn[(drawn >= self.own.start) & (drawn < self.own.stop)]
+            for rows in drawn.split(chunk) if len(drawn) else ():
                 yield self.take(rows)
 
     def rate(self, done: int) -> float:
@@ -158,9 +168,14 @@ class FieldTask(AbstractTask):
 
     def synchronise(self) -> None:
         """Between the gradient of this process and the step; where several share the points, they add theirs up here."""
+        if self.team.count > 1:
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            self.team.add(parameter.grad for parameter in self.parameters if parameter.grad is not None)
 
     def _accumulate(self, batch: Batch, points: int) -> tuple[float, dict[str, float]]:
-        place = batch.x if batch.rows is None else batch.rows
+        place = batch.x if batch.rows is None else self._kept_at(batch.rows)
         start = self._start(batch, place)
         losses, reported, state = self.losses(batch, start)
         del start
@@ -171,6 +186,11 @@ class FieldTask(AbstractTask):
         # `inputs`: without them the unused gradient of the start would be formed, too.
         torch.autograd.backward(loss, inputs=self.parameters)
         return float(loss.detach()), reported
+
+    def _kept_at(self, rows: Rows) -> Rows:
+        """Where the fixed points of these points are kept in this process."""
+        first = self.own.start
+        return slice(rows.start - first, rows.stop - first) if isinstance(rows, slice) else rows - first
 
     def _start(self, batch: Batch, place: Rows | Tensor) -> Tensor | None:
         """The fixed points of the last step; where there is none, by a full solve."""
@@ -209,12 +229,21 @@ class FieldTask(AbstractTask):
 
     # --------------------------------------------------------------------------------------------------- checkpoints
     def further_state(self) -> dict[str, Tensor]:
-        """The fixed points."""
-        return {} if self.cache is None else with_prefix("fixed_points", self.cache.tensors())
+        """The fixed points, those of each process under a name of its own."""
+        parts = self.team.at_first({} if self.cache is None else self.cache.tensors()) or []
+        return {
+            key: value
+            for number, part in enumerate(parts)
+            for key, value in with_prefix(self._kept_as(number), part).items()
+        }
+
+    def _kept_as(self, rank: int) -> str:
+        """With another number of processes nothing is found under this name, and all is solved for anew."""
+        return "fixed_points" if self.team.count == 1 else f"fixed_points_{rank}_of_{self.team.count}"
 
     def restore_further(self, tensors: dict[str, Tensor]) -> None:
         """The same from a checkpoint."""
-        found = under_prefix("fixed_points", tensors)
+        found = under_prefix(self._kept_as(self.team.rank), tensors)
         if found and self.cache is None:
             raise CheckpointError("the checkpoint holds fixed points, but the model of the configuration has none.")
         if self.cache is not None:

@@ -25,6 +25,7 @@ from .options import (
 )
 from .progress import Reporter
 from .quantise import restored
+from .ranks import ranks
 from .run_folder import CONFIG, RunFolder, create_run, free_name, open_run, refuse_changes, versions
 from .training import AbstractTask, Record, restore, train
 
@@ -142,12 +143,14 @@ def start(application: AbstractApplication, command: AbstractNewRun) -> RunFolde
     device = choose_device(options.device)
     threads = set_threads(options.threads)
     task = application.make_task(config, material, device)  # before the folder: memory may not suffice
-    out = command.out or free_name(application.stem(config, material))
-    folder = create_run(out, overwrite=command.overwrite)
-    application.write(folder, StoredRun(material.source, threads, str(device), config))
-    application.prepare(folder, material)
-    reporter = Reporter(task.total_steps, quiet=options.quiet)
-    for note in material.notes:
+    out, team = command.out or free_name(application.stem(config, material)), ranks()
+    if team.first:
+        folder = create_run(out, overwrite=command.overwrite)
+        application.write(folder, StoredRun(material.source, threads, str(device), config))
+        application.prepare(folder, material)
+    folder = RunFolder(team.of_first(out))
+    reporter = Reporter(task.total_steps, quiet=options.quiet or not team.first)
+    for note in material.notes if team.first else ():
         reporter.note(note)
     return _carry_out(application, task, folder, Record(), options, reporter)
 
@@ -173,9 +176,11 @@ def go_on(application: AbstractApplication, command: Resume) -> RunFolder:
         raise InputError(
             f"`{flag(application.length)}` is {asked}{steps}, but the run has done {record.step} steps already."
         )
-    application.write(folder, dataclasses.replace(stored, source=material.source))
-    folder.weights.unlink(missing_ok=True)  # of an earlier stop; until this one the checkpoint speaks for the run
-    reporter = Reporter(task.total_steps, done=record.step, quiet=options.quiet)
+    if ranks().first:
+        application.write(folder, dataclasses.replace(stored, source=material.source))
+        folder.weights.unlink(missing_ok=True)  # of an earlier stop; until this one the checkpoint speaks for the run
+    ranks().of_first(None)  # all have read what was there before the first one writes
+    reporter = Reporter(task.total_steps, done=record.step, quiet=options.quiet or not ranks().first)
     return _carry_out(application, task, folder, record, options, reporter)
 
 
@@ -250,9 +255,13 @@ def _carry_out(
     try:
         train(task, folder, record, checkpoint_seconds=options.checkpoint_seconds, reporter=reporter)
     except Interrupted:
+        if not ranks().first:
+            raise
         save_tensors(folder.weights, task.model.state_dict(), {})
         reporter.note(f"interrupted after step {record.step}, saved. Go on with:  implayer resume {folder.path}")
         raise
+    if not ranks().first:
+        return folder
     save_tensors(folder.weights, task.model.state_dict(), {})
     end = application.conclude(task, folder, record)
     folder.write_metrics(end.metrics | _common(task, record))

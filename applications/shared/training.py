@@ -26,6 +26,7 @@ from .checkpoint import (
 from .errors import CheckpointError, CheckpointWriteError, Interrupted, NonfiniteError
 from .memory import PeakMemory
 from .progress import Reporter
+from .ranks import Ranks, ranks
 from .run_folder import RunFolder
 
 _CHECKPOINT_SHARE = 20  # writing checkpoints may take at most one part in so many of the time
@@ -130,7 +131,7 @@ def train(
     """
     if record.step == 0:
         save(task, folder, record)  # from now on the run can be resumed
-    memory = PeakMemory(task.device, record.peak_memory_mb)
+    memory, team = PeakMemory(task.device, record.peak_memory_mb), ranks()
     saved, interval = time.monotonic(), checkpoint_seconds
     with _Stop() as stop, reporter:
         while record.step < task.total_steps:
@@ -140,22 +141,24 @@ def train(
             _require_finite(figures, record.step + 1, folder, task.remedy)
             record.add(figures, time.perf_counter() - begin)
             reporter.update(record.step, _text(record))
-            last = record.step == task.total_steps or stop.asked
-            if last or time.monotonic() - saved >= interval:
+            asked, due = _decided(team, stop.asked, time.monotonic() - saved >= interval)
+            last = record.step == task.total_steps or asked
+            if last or due:
                 record.peak_memory_mb = memory.pause()
                 begin = time.monotonic()
                 _save_or_warn(task, folder, record, reporter, last=last)
                 saved = time.monotonic()
                 interval = max(checkpoint_seconds, _CHECKPOINT_SHARE * (saved - begin))
                 memory.resume()
-            if stop.asked and record.step < task.total_steps:
+            if asked and record.step < task.total_steps:
                 raise Interrupted
 
 
 def save(task: AbstractTask, folder: RunFolder, record: Record) -> None:
     """Write the checkpoint: the state of the task, of the random generator, and the record."""
     tensors = with_prefix("task", task.state()) | {"rng": torch.get_rng_state()}
-    save_tensors(folder.checkpoint, tensors, dataclasses.asdict(record))
+    if ranks().first:
+        save_tensors(folder.checkpoint, tensors, dataclasses.asdict(record))
 
 
 def restore(task: AbstractTask, folder: RunFolder) -> Record:
@@ -168,6 +171,14 @@ def restore(task: AbstractTask, folder: RunFolder) -> Record:
         raise CheckpointError(f"`{folder.checkpoint}` lacks what a checkpoint holds ({error}).") from error
     task.restore(under_prefix("task", tensors), folder.checkpoint)
     return record
+
+
+def _decided(team: Ranks, asked: bool, due: bool) -> tuple[bool, bool]:
+    """Whether to stop, which any process may be asked for, and whether to save, which the first one's clock says."""
+    if team.count == 1:
+        return asked, due
+    said = team.all_of((asked, due))
+    return any(each[0] for each in said), said[0][1]
 
 
 def _save_or_warn(task: AbstractTask, folder: RunFolder, record: Record, reporter: Reporter, *, last: bool) -> None:

@@ -207,7 +207,7 @@ def test_finer_wire_and_siren_are_their_formulas():
 
 
 def test_a_level_of_bacon_keeps_to_its_band():
-    network = model(inputs=1, model="bacon", width=16, depth=3)
+    network = model(inputs=1, model="bacon", width=16, depth=3, scale=20.0)
     count = 64
     x = torch.arange(count, dtype=torch.float64).unsqueeze(-1) / count * 2 - 1
     for level in (1, 2):

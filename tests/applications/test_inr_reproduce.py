@@ -32,7 +32,7 @@ def test_the_printed_tables():
     assert TABLE_2["gabor-mfn", "4L-1024D"] == "29.64+-0.81"
 
 
-@pytest.mark.parametrize("name", ["impsq-fig4", "impsq-fig5"])
+@pytest.mark.parametrize("name", ["impsq-fig4", pytest.param("impsq-fig5", marks=pytest.mark.slow)])
 def test_experiments_on_the_camera_picture(tmp_path, capsys, name):
     arguments = ["reproduce", name, *TINY, "--families", "fourier", "--out", str(tmp_path / "a")]
     assert main(arguments) == 0
@@ -55,6 +55,7 @@ def test_solves_from_the_last_fixed_point_are_shorter(tmp_path):
     assert len(warm) == len(cold) == 30 and warm[0] == cold[0] and sum(warm[5:]) < sum(cold[5:])
 
 
+@pytest.mark.slow
 def test_pictures_learned_from_a_quarter(tmp_path):
     for folder in ("images/kodak", "images/text"):
         (tmp_path / folder).mkdir(parents=True)

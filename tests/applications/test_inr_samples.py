@@ -40,6 +40,7 @@ def test_even_rows_and_columns_and_odd_ones():
 def test_random_pixels_and_the_others():
     samples = samples_of(ramp(60, 60), ImageConfig(samples="random", keep=0.2))
     assert len(samples.rows) == pytest.approx(720, abs=100)
+    assert samples.tested is not None
     assert not samples.tested[samples.rows].any() and samples.tested.sum() + len(samples.rows) == 3600
 
 

@@ -191,3 +191,4 @@ def test_an_older_run_goes_on(tmp_path):
     (tmp_path / "a" / "config.json").write_text(json.dumps(stored))
     assert main(["eval", str(tmp_path / "a")]) == 0
     assert main(["render", str(tmp_path / "a"), "--size", "8"]) == 0
+    assert main(["resume", str(tmp_path / "a"), "--steps", "5"]) == 0
