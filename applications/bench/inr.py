@@ -3,6 +3,7 @@
 import platform
 import statistics
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ def main(arguments: list[str]) -> int:
     for name in ("size", "width", "seeds", "threads"):
         _number(name, str(getattr(options, name)))
     models = _models(options.models)
+    if options.official is not None and not Path(options.official).is_dir():
+        raise InputError(f"`--official {options.official}` is no folder; expected a checkout of locuslab/ImpSq.")
     base = Asked("ours", size=options.size, width=options.width, marks=marks, threads=options.threads)
     print(f"camera {options.size} x {options.size}, {options.seeds} seed(s), {options.threads} thread(s)")
     print(

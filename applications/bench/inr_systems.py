@@ -1,5 +1,6 @@
 """Training steps on the camera picture, each system in a process of its own: ours, plain torch, the authors' programs."""
 
+import abc
 import importlib
 import json
 import os
@@ -142,7 +143,7 @@ class _Ours:
         return psnr(squared_error(pixels * 2 - 1, target * 2 - 1) / target.numel())
 
 
-class _Reference:
+class _Reference(abc.ABC):
     """What both references share: coordinates, target, Adam, and PSNR from what `output` says."""
 
     model: Any
@@ -155,8 +156,9 @@ class _Reference:
             error = squared_error(self.output(), self.target)
         return psnr(error / self.target.numel())
 
+    @abc.abstractmethod
     def output(self) -> Tensor:
-        raise NotImplementedError
+        """(pixels, 1), in the range of the target."""
 
 
 class _Plain(_Reference):

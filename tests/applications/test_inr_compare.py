@@ -65,6 +65,9 @@ def test_a_comparison(tmp_path, capfd):
     assert main([*arguments, "--learning-rate", "0.1", "--out", str(tmp_path / "c")]) == 2
     assert "choose another `--out`" in capfd.readouterr().err
     assert main(["compare", "image", "camera", "--models", "siran"]) == 2
+    capfd.readouterr()
+    assert main(["compare", "image", "nosuch.png", "--out", str(tmp_path / "d")]) == 2
+    assert capfd.readouterr().err.count("was not found") == 1  # not once for each network and seed
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ def code_of(arguments):
         (["bench", "core", "--systems", "implayer Newtn"], ["perhaps `implayer Newton`"]),
         (["bench", "eigen", "--batches", "4x4"], ["`--batches` holds `4x4`", "`64x32x3`"]),
         (["bench", "qp", "--sizes", "1x10"], ["`--sizes` holds `1x10`"]),
+        (["bench", "inr", "--official", "nosuch"], ["`--official nosuch` is no folder"]),
         (["bench", "core", "--reps", "0"], ["`--reps` is 0", "at least 1"]),
         (["fit", "image", "camera", "--width", "0"], ["`--width` is 0", "at least 1"]),
         (["fit", "image", "camera", "--size", "1"], ["`--size` is 1"]),

@@ -62,6 +62,8 @@ class _Asked:
             code = run_program(["fit", self.signal, self.source, *place, *self.more, *data, *options])
         if code == 130:
             raise KeyboardInterrupt
+        if code == 2:  # wrong for one is wrong for all
+            raise InputError("a run cannot be started; the message above says why.")
         return RunFolder(path).read_metrics() if code == 0 else None
 
     def pilot(self, config: FieldConfig) -> dict[str, Any]:
