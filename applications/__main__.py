@@ -6,11 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .shared.memory import huge_pages
-
-if sys.argv[1:2] != ["bench"] or "inr-image" in sys.argv:  # other benchmarks: layers in a program like any other
-    huge_pages()  # before anything allocates
-
 from implayer.errors import ImplayerError
 
 from .shared.errors import InputError, Interrupted

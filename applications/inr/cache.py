@@ -125,7 +125,7 @@ class VoxelCache(AbstractCache):
         inputs = len(lower)
         nodes = budget_mb * _MIB / (width * dtype.itemsize)
         self.cells = max(int(nodes ** (1 / inputs)) - 1, 1)
-        self._count = (self.cells + 1) ** inputs
+        self.count = (self.cells + 1) ** inputs
         self._states: Tensor | None = None
         self._known: Tensor | None = None
 
@@ -143,8 +143,8 @@ class VoxelCache(AbstractCache):
     def keep(self, place: Tensor, z: Tensor) -> None:
         """Spread the states over the nodes of their cells."""
         if self._states is None or self._known is None:
-            self._states = torch.zeros(self._count, self.width, dtype=self.dtype, device=z.device)
-            self._known = torch.zeros(self._count, dtype=torch.bool, device=z.device)
+            self._states = torch.zeros(self.count, self.width, dtype=self.dtype, device=z.device)
+            self._known = torch.zeros(self.count, dtype=torch.bool, device=z.device)
         corners = list(self._corners(place.detach()))
         nodes, where = torch.unique(torch.cat([each for each, _ in corners]), return_inverse=True)
         weights = torch.cat([weight for _, weight in corners])
@@ -160,6 +160,12 @@ class VoxelCache(AbstractCache):
         self._states[nodes] = _fitting(mixed, self.dtype).to(self.dtype)
         self._known[nodes] = True
 
+    def nodes(self, numbers: Tensor) -> Tensor:
+        """(numbers, inputs) the coordinates of nodes, which are numbered from 0 to `count`."""
+        side, inputs = self.cells + 1, len(self.lower)
+        places = torch.stack([numbers.div(side**i, rounding_mode="floor") % side for i in range(inputs)], dim=-1)
+        return self.lower + (self.upper - self.lower) * (places / self.cells).to(self.lower.dtype)
+
     def tensors(self) -> dict[str, Tensor]:
         """States, and which are known."""
         if self._states is None or self._known is None:
@@ -168,10 +174,10 @@ class VoxelCache(AbstractCache):
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """From a checkpoint."""
-        if tensors and (set(tensors) != {"states", "known"} or tensors["states"].shape != (self._count, self.width)):
+        if tensors and (set(tensors) != {"states", "known"} or tensors["states"].shape != (self.count, self.width)):
             held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             raise CheckpointError(
-                f"the checkpoint holds fixed points as {held}; the configuration makes {self._count} of width {self.width}."
+                f"the checkpoint holds fixed points as {held}; the configuration makes {self.count} of width {self.width}."
             )
         device = self.lower.device
         self._states = tensors["states"].to(device, self.dtype) if tensors else None

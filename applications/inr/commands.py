@@ -7,10 +7,11 @@ from typing import Literal
 import tyro
 
 from ..shared.command import Command, lazily
-from ..shared.options import AbstractNewRun, AbstractRunCommand, of_preset
+from ..shared.options import AbstractNewRun, of_preset
 from ..shared.run_commands import begins, run_commands
 from .config import PRESETS, ImageConfig
 from .export_command import export_command
+from .render_options import AbstractRender
 
 TASK = "image"
 _APPLICATION = "inr.fit:PICTURES"
@@ -38,7 +39,7 @@ class FitImage(AbstractNewRun):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Render(AbstractRunCommand):
+class Render(AbstractRender):
     """Draw the model of a run at any resolution, a part of it, or its derivatives.
 
     For example:

@@ -15,6 +15,8 @@ def export_command(task: str, application: str, run: str) -> Command:
     class Export(AbstractRunCommand):
         bits: Literal[8, 16, 32] = 8
         """Of a weight; vectors and input maps keep 32."""
+        states_mb: int = 0
+        """Also store so many MiB of fixed points at the nodes of a grid, where solves begin; fewer steps, a larger folder."""
         out: Path | None = None
         """A folder; None is a name in the folder of the run."""
         overwrite: bool = False
@@ -24,7 +26,8 @@ def export_command(task: str, application: str, run: str) -> Command:
 
     Export.__doc__ = f"""Write the network of a run into a small folder of its own: weights of few bits, a card.
 
-    Prints the PSNR after the rounding and the bits a sample. The folder can be drawn and evaluated as the run.
+    Prints the PSNR after the rounding and the bits a sample (without stored fixed points). The folder can be drawn and
+    evaluated as the run.
 
     Example: implayer export {run} --bits 8
     """

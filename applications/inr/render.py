@@ -1,8 +1,8 @@
 """`implayer render` for a picture fit."""
 
+import time
 from pathlib import Path
 
-from ..shared.application import opened
 from ..shared.errors import InputError
 from ..shared.files import require_target
 from ..shared.options import require_least
@@ -11,12 +11,14 @@ from .commands import Render
 from .data import PictureSource
 from .draw import Frame, draw_derivative, draw_part
 from .fit import PICTURES
+from .signal import opened_to_draw
 
 
 def render(command: Render) -> Path:
     """Draw the model of a run into a PNG."""
     require_least(command, {"size": 2})
-    folder, stored, device = opened(PICTURES, command)
+    begin = time.perf_counter()
+    folder, stored, device = opened_to_draw(PICTURES, command)
     frame = _frame(stored.source, command)
     height, width = len(frame.rows), len(frame.columns)
     suffix = "" if command.what == "values" else f"-{command.what}"
@@ -29,7 +31,7 @@ def render(command: Render) -> Path:
         pixels = draw_derivative(model, frame, laplacian=command.what == "laplacian")
     write_picture(target, pixels)
     if not command.options.quiet:
-        print(f"{target}: {width} x {height} pixels")
+        print(f"{target}: {width} x {height} pixels in {time.perf_counter() - begin:.1f} s")
     return target
 
 

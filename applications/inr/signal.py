@@ -1,20 +1,23 @@
 """What the fits of all signals have in common: the checks, the name of the folder, how a run ends and is evaluated."""
 
 import abc
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 
-from ..shared.application import AbstractApplication, Conclusion, Material, StoredRun, load_trained
+from ..shared.application import AbstractApplication, Conclusion, Material, StoredRun, load_trained, opened
 from ..shared.errors import InputError
 from ..shared.figures import draw_curves
-from ..shared.options import Eval, Resume
+from ..shared.options import Eval, Resume, require_least
 from ..shared.run_folder import RunFolder
 from ..shared.training import Record
 from .check import check_field
 from .config import FieldConfig
 from .models.build import build_model
 from .models.networks import AbstractNetwork
+from .render_options import AbstractRender
+from .states import recall_states
 from .task import FieldTask
 
 Config = TypeVar("Config", bound=FieldConfig)
@@ -107,6 +110,19 @@ class AbstractSignalFit(AbstractApplication[Config, Source, Content, Task]):
 
     def load_model(self, folder: RunFolder, stored: StoredRun[Source, Config], device: torch.device) -> AbstractNetwork:
         """The fitted network of a run."""
-        model = build_model(stored.config, *self.network(stored.config, stored.source))
+        network = self.network(stored.config, stored.source)
+        model = build_model(stored.config, *network)
         load_trained(folder, model, device)
+        recall_states(folder, model, network.inputs)
         return model
+
+
+def opened_to_draw(
+    application: AbstractSignalFit[Config, Source, Any, Any], command: AbstractRender
+) -> tuple[RunFolder, StoredRun[Source, Config], torch.device]:
+    """The run of a command, with the solves that the command asks for."""
+    folder, stored, device = opened(application, command)
+    if command.solve_steps is not None:
+        require_least(command, {"solve_steps": 1})
+        stored = replace(stored, config=replace(stored.config, max_solve_steps=command.solve_steps))
+    return folder, stored, device

@@ -1,21 +1,11 @@
 """Peak memory of a piece of work: growth of resident memory on a CPU, the allocator's peak on a GPU."""
 
-import os
 import resource
 import sys
 
 import torch
 
 MIB = 2**20
-
-
-def huge_pages() -> None:
-    """Ask torch for huge pages, before it allocates anything.
-
-    Arrays of tens of MiB come fresh from the system at every step, and faulting them in by pages of 4 KiB takes 40 % of
-    a step; with 2 MiB pages it takes 5 %. Where the system has no such pages this does nothing.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 class PeakMemory:

@@ -129,6 +129,20 @@ def test_a_voxel_cache_interpolates_a_linear_field():
     assert torch.allclose(found, x @ slope, atol=1e-4)
 
 
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+def test_what_is_kept_at_the_nodes_of_a_voxel_cache_is_found_there(inputs):
+    lower, upper = -torch.ones(inputs), torch.arange(1.0, inputs + 1)
+    cache = VoxelCache(lower, upper, 40, dtype=torch.float32, budget_mb=1, pace=1.0)
+    x = cache.nodes(torch.arange(cache.count))
+    assert len(x.unique(dim=0)) == cache.count
+    assert torch.equal(x.amin(0), lower) and torch.equal(x.amax(0), upper)
+    values = torch.randn(cache.count, 40)
+    cache.keep(x, values)
+    found, known = recalled(cache, x)
+    assert bool(known.all())
+    torch.testing.assert_close(found, values, rtol=1e-3, atol=1e-3)
+
+
 def test_a_voxel_cache_spares_steps_of_a_smooth_field():
     config = FieldConfig(width=16, norm="spectral", half_states=False, tolerance=1e-4)
     network = build_model(config, 2, 1, 2.0).eval()

@@ -53,6 +53,42 @@ def test_an_exported_network_is_drawn_and_evaluated(tmp_path, capsys, norm):
     assert main(["resume", str(tmp_path / "b"), "--steps", "9"]) == 2  # there is no checkpoint in it
 
 
+def test_stored_fixed_points_spare_evaluations(tmp_path, capsys):
+    fit(tmp_path / "a", "--width", "16")
+    for name, more in (("plain", []), ("stored", ["--states-mb", "1"])):
+        out = str(tmp_path / name)
+        assert main(["export", str(tmp_path / "a"), "--bits", "32", "--out", out, "--threads", "1", *more]) == 0
+        assert ("fixed points" in capsys.readouterr().out) == bool(more)
+    found = metrics(tmp_path / "stored")
+    assert found["solve_steps"] < found["solve_steps_before"] == metrics(tmp_path / "plain")["solve_steps"]
+    assert found["state_bytes"] == (tmp_path / "stored" / "states.safetensors").stat().st_size <= 1.1 * 2**20
+    assert found["psnr"] == pytest.approx(found["psnr_before"], abs=0.05)
+
+    def drawn(name, *more):
+        assert main(["render", str(tmp_path / name), "--size", "40", "--quiet", *more]) == 0
+        return np.asarray(Image.open(tmp_path / name / "render-40x40.png")).astype(int)
+
+    exact = drawn("plain")
+    few = [np.abs(drawn(name, "--solve-steps", "1") - exact).mean() for name in ("stored", "plain")]
+    assert few[0] < 2 and few[0] < 0.3 * few[1]
+    assert main(["export", str(tmp_path / "a"), "--out", str(tmp_path / "stored"), "--overwrite", "--quiet"]) == 0
+    assert not (tmp_path / "stored" / "states.safetensors").exists()
+
+
+def test_wrong_stored_fixed_points_are_refused(tmp_path, capsys):
+    fit(tmp_path / "explicit", "--width", "8", "--model", "fourier-mfn")
+    run = str(tmp_path / "explicit")
+    assert main(["export", run, "--states-mb", "1"]) == 2
+    assert "has none" in capsys.readouterr().err
+    assert main(["export", run, "--states-mb", "-1", "--out", str(tmp_path / "b")]) == 2
+    assert main(["render", run, "--solve-steps", "0"]) == 2
+    assert "`--solve-steps` is 0" in capsys.readouterr().err
+    fit(tmp_path / "a", "--width", "8")
+    (tmp_path / "a" / "states.safetensors").write_bytes(b"nothing")
+    assert main(["render", str(tmp_path / "a"), "--size", "8"]) == 2
+    assert "states.safetensors" in capsys.readouterr().err
+
+
 def test_a_part_is_the_part_of_the_whole():
     model = build_model(FieldConfig(width=8), 2, 3, 4.0)
     whole, _ = draw(model, 12, 10)

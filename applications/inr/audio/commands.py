@@ -6,9 +6,10 @@ from pathlib import Path
 import tyro
 
 from ...shared.command import Command, lazily
-from ...shared.options import AbstractNewRun, AbstractRunCommand, of_preset
+from ...shared.options import AbstractNewRun, of_preset
 from ...shared.run_commands import begins, run_commands
 from ..export_command import export_command
+from ..render_options import AbstractRender
 from .config import PRESETS, AudioConfig
 
 TASK = "audio"
@@ -35,7 +36,7 @@ class FitAudio(AbstractNewRun):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RenderAudio(AbstractRunCommand):
+class RenderAudio(AbstractRender):
     """Play the model of a run into a sound file, at any rate.
 
     Example: implayer render runs/song --rate 96000 --start 1 --end 2.5

@@ -1,14 +1,15 @@
 """`implayer render` for a sound fit."""
 
+import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ...shared.application import opened
 from ...shared.errors import InputError
 from ...shared.files import require_target
 from ...shared.sounds import FORMATS, write_sound
+from ..signal import opened_to_draw
 from ..values import values_of
 from .commands import RenderAudio
 from .data import SoundSource
@@ -17,7 +18,8 @@ from .fit import SOUNDS
 
 def render(command: RenderAudio) -> Path:
     """Play the model of a run into a sound file."""
-    folder, stored, device = opened(SOUNDS, command)
+    begin = time.perf_counter()
+    folder, stored, device = opened_to_draw(SOUNDS, command)
     source = stored.source
     rate = source.rate if command.rate is None else command.rate
     place = _places(source, rate, command.start, command.end)
@@ -26,7 +28,8 @@ def render(command: RenderAudio) -> Path:
     found, _ = values_of(SOUNDS.load_model(folder, stored, device), len(place), lambda index: place[index])
     write_sound(target, found * source.gain, rate)
     if not command.options.quiet:
-        print(f"{target}: {len(place)} samples at {rate} a second, {len(place) / rate:.2f} s")
+        took = time.perf_counter() - begin
+        print(f"{target}: {len(place)} samples at {rate} a second, {len(place) / rate:.2f} s of sound in {took:.1f} s")
     return target
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import implayer
 
+from ..cache import AbstractCache
 from ..config import EXACT, FieldConfig
 from .guard import Guard
 from .maps import AbstractMap
@@ -108,6 +109,7 @@ class ImplicitNetwork(AbstractMapNetwork):
     """z = F(x, z), through fixed-point layers: truncated gradients (14) for training, exact ones for everything else."""
 
     implicit = True
+    stored: AbstractCache | None = None  # fixed points by coordinates, where `state` begins instead of at zero
 
     def __init__(self, map: AbstractMap, inputs: int, outputs: int, config: FieldConfig):
         super().__init__(map, config.width, outputs)
@@ -121,8 +123,11 @@ class ImplicitNetwork(AbstractMapNetwork):
         }
 
     def state(self, x: Tensor, *, order: int = 2) -> implayer.Solution:
-        """A full solve from zero; the inputs are evaluated once for all its steps."""
-        return self._solve(x, x.new_zeros(len(x), self.width), order, warm=False)
+        """A full solve, from zero or from `stored`; the inputs are evaluated once for all its steps."""
+        found = None if self.stored is None else self.stored.recall(x.detach())
+        if found is None:
+            return self._solve(x, x.new_zeros(len(x), self.width), order, warm=False)
+        return self._solve(x, found[0], order, warm=True)
 
     def improved(self, x: Tensor, z: Tensor | None, *, order: int = 2) -> implayer.Solution:
         """One step of the map from the last fixed point, equation (11); a full solve before it where there is none.

@@ -6,9 +6,10 @@ from pathlib import Path
 import tyro
 
 from ...shared.command import Command, lazily
-from ...shared.options import AbstractNewRun, AbstractRunCommand, of_preset
+from ...shared.options import AbstractNewRun, of_preset
 from ...shared.run_commands import begins, run_commands
 from ..export_command import export_command
+from ..render_options import AbstractRender
 from .config import PRESETS, VideoConfig
 
 TASK = "video"
@@ -32,7 +33,7 @@ class FitVideo(AbstractNewRun):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RenderVideo(AbstractRunCommand):
+class RenderVideo(AbstractRender):
     """Draw the model of a run into a video at any resolution and rate, or one frame of it.
 
     For example:

@@ -1,16 +1,17 @@
 """`implayer render` for a video fit."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
 
-from ...shared.application import opened
 from ...shared.errors import InputError
 from ...shared.files import require_target
 from ...shared.options import require_least
 from ...shared.pictures import write_picture
 from ...shared.videos import write_video
+from ..signal import opened_to_draw
 from .commands import RenderVideo
 from .data import VideoSource
 from .fit import VIDEOS, draw_frame
@@ -19,7 +20,8 @@ from .fit import VIDEOS, draw_frame
 def render(command: RenderVideo) -> Path:
     """Draw the model of a run into a video, or one moment of it into a picture."""
     require_least(command, {"size": 2} if command.size is not None else {})
-    folder, stored, device = opened(VIDEOS, command)
+    begin = time.perf_counter()
+    folder, stored, device = opened_to_draw(VIDEOS, command)
     source = stored.source
     shape = _shape(source, command.size)
     moments = _moments(source, command)
@@ -38,7 +40,8 @@ def render(command: RenderVideo) -> Path:
     else:
         write_video(target, frames(), command.rate or source.rate)
     if not command.options.quiet:
-        print(f"{target}: {len(moments)} frames of {shape[2]} x {shape[1]} pixels")
+        took = time.perf_counter() - begin
+        print(f"{target}: {len(moments)} frames of {shape[2]} x {shape[1]} pixels in {took:.1f} s")
     return target
 
 
