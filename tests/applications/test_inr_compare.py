@@ -99,3 +99,18 @@ def test_equality(tmp_path, equal):
         assert second["steps"] < first["steps"]
     else:
         assert second["peak_memory_mb"] == pytest.approx(first["peak_memory_mb"], rel=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signal", "score"), [("occupancy", "iou_near"), ("sdf", "chamfer_relative")])
+def test_shapes(tmp_path, capfd, signal, score):
+    models = ["--models", "fourier-imfn,siren:1:16", "--seeds", "2", "--preset", "smoke", "--steps", "60"]
+    arguments = ["compare", signal, "torus", *models, "--threads", "1", "--quiet", "--out", str(tmp_path / "c")]
+    assert main(arguments) == 0
+    assert "comparison.png" in capfd.readouterr().out
+    rows = json.loads((tmp_path / "c" / "compare.json").read_text())["rows"]
+    assert set(rows) == {"fourier-imfn-1L-32D", "siren-1L-16D"}
+    for row in rows.values():
+        assert row[f"{score}_least"] <= row[score] <= row[f"{score}_most"]
+    for name in ("curves.png", "comparison.png"):
+        assert (tmp_path / "c" / name).stat().st_size > 1000

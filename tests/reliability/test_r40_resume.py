@@ -5,9 +5,18 @@ import pytest
 from applications.__main__ import main
 from tests.applications.runs import fit, metrics, same_weights
 
+_MODELS = ("fourier-imfn", "fourier-mfn", "isiren", "siren-inj")
+_QUICK = (("fourier-imfn", "none"), ("isiren", "spectral"), ("fourier-mfn", "spectral"))
 
-@pytest.mark.parametrize("model", ["fourier-imfn", "fourier-mfn", "isiren", "siren-inj"])
-@pytest.mark.parametrize("norm", ["none", "spectral"])
+
+@pytest.mark.parametrize(
+    ("model", "norm"),
+    [
+        pytest.param(model, norm, marks=() if (model, norm) in _QUICK else pytest.mark.slow)
+        for model in _MODELS
+        for norm in ("none", "spectral")
+    ],
+)
 def test_in_two_parts(tmp_path, model, norm):
     options = ["--model", model, "--norm", norm, "--chunk", "100"]
     assert fit(tmp_path / "whole", *options, steps=7) == 0

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from ...shared.command import Command, imported
 from ..audio.commands import FitAudio
 from ..commands import FitImage
+from ..solid.commands import FitOccupancy, FitSdf
 from ..video.commands import FitVideo
 
 Equal = Literal["steps", "time", "parameters", "memory"]
@@ -53,6 +54,22 @@ class CompareVideo(FitVideo, Comparison):
     """
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOccupancy(FitOccupancy, Comparison):
+    """Fit several networks to the inside of a shape under equal steps, time, parameters or memory: a table, curves, pictures.
+
+    Example: implayer compare occupancy bunny.ply --models fourier-imfn:1,fourier-mfn:1,grid
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareSdf(FitSdf, Comparison):
+    """Fit several networks to a signed distance under equal steps, time, parameters or memory: a table, curves, pictures.
+
+    Example: implayer compare sdf bunny.ply --models isiren:1,siren
+    """
+
+
 def _compares(signal: str, place: str, *further: str) -> Callable[[Any], Any]:
     """`place` is the field with the signal's name, `further` those with options that are no values of the configuration."""
 
@@ -67,4 +84,6 @@ COMMANDS = (
     Command(("compare", "image"), CompareImage, _compares("image", "picture", "max_pixels")),
     Command(("compare", "audio"), CompareAudio, _compares("audio", "sound", "max_samples")),
     Command(("compare", "video"), CompareVideo, _compares("video", "video")),
+    Command(("compare", "occupancy"), CompareOccupancy, _compares("occupancy", "shape")),
+    Command(("compare", "sdf"), CompareSdf, _compares("sdf", "shape")),
 )

@@ -19,6 +19,7 @@ from ...shared.process import run_program
 from ...shared.run_folder import CONFIG, METRICS, RunFolder, create_run, free_name, versions
 from ..config import FieldConfig
 from .entrants import Entrant, named, of_memory, of_parameters, parsed
+from .scores import SCORES, Score
 
 _PILOT_STEPS = 12  # of a run that only measures time or memory
 _COLUMNS = {
@@ -92,10 +93,10 @@ def compare(command: Any, signal: str, source: str, more: Sequence[str]) -> dict
             asked.run(f"{entrant.name}/seed-{seed}", replace(entrant.config, seed=seed))
             for seed in range(command.config.seed, command.config.seed + command.seeds)
         ]
-        found[entrant.name] = [run for run in runs if run is not None]
-    rows = {name: _row(runs) for name, runs in found.items() if runs}
+        found[entrant.name] = [run for run in runs if run is not None and SCORES[signal].name in run]
+    rows = {name: _row(runs, SCORES[signal]) for name, runs in found.items() if runs}
     if not rows:
-        raise InputError("no run came to its end; the messages above say why.")
+        raise InputError("no run came to an end with a result; the messages above and its `metrics.json` say why.")
     _report(out, signal, command, rows, found)
     return rows
 
@@ -115,14 +116,14 @@ def _equal(entrant: Entrant, first: Entrant, asked: _Asked, equal: str) -> Entra
     return Entrant(named(config), config)
 
 
-def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(runs: list[dict[str, Any]], score: Score) -> dict[str, Any]:
     """Medians over the seeds."""
-    scores = sorted(run["psnr"] for run in runs)
+    scores = sorted(run[score.name] for run in runs)
     row = {name: statistics.median(run[name] for run in runs) for name in _COLUMNS}
     return row | {
-        "psnr": statistics.median(scores),
-        "psnr_least": scores[0],
-        "psnr_most": scores[-1],
+        score.name: statistics.median(scores),
+        f"{score.name}_least": scores[0],
+        f"{score.name}_most": scores[-1],
         "runs": len(runs),
     }
 
@@ -130,44 +131,53 @@ def _row(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _report(
     out: Path, signal: str, command: Any, rows: dict[str, dict[str, Any]], found: dict[str, list[dict[str, Any]]]
 ) -> None:
-    first = next(iter(rows.values()))
+    first, score = next(iter(rows.values())), SCORES[signal]
     table = Table(title=f"{signal}, equal {command.equal}, medians of {command.seeds} seeds")
     table.add_column("network")
-    for heading in ("PSNR dB", "range", *_COLUMNS.values(), "time ratio"):
+    for heading in (score.heading, "range", *_COLUMNS.values(), "time ratio"):
         table.add_column(heading, justify="right")
     for name, row in rows.items():
         cells = [f"{row[key]:,.0f}" if row[key] >= 10 else f"{row[key]:.2g}" for key in _COLUMNS]
         ratio = f"{row['step_time_ms'] / first['step_time_ms']:.2f}"
-        table.add_row(name, f"{row['psnr']:.2f}", f"{row['psnr_least']:.2f} .. {row['psnr_most']:.2f}", *cells, ratio)
+        least, middle, most = (f"{row[score.name + end]:.{score.digits}f}" for end in ("_least", "", "_most"))
+        table.add_row(name, middle, f"{least} .. {most}", *cells, ratio)
     Console(highlight=False, width=120).print(table)
     write_json(out / "compare.json", {"signal": signal, "equal": command.equal, "rows": rows, "versions": versions()})
-    _draw(out, rows, found)
-    if signal == "image":
-        _pictures(out, rows, found, command.config.seed)
-    print(f"{out / 'curves.png'}" + (f", {out / 'comparison.png'}" if signal == "image" else ""))
+    _draw(out, rows, found, score)
+    drawn = ["curves.png", "comparison.png"] if _pictures(out, rows, found, score) else ["curves.png"]
+    print(", ".join(str(out / name) for name in drawn))
 
 
-def _draw(out: Path, rows: dict[str, dict[str, Any]], found: dict[str, list[dict[str, Any]]]) -> None:
+def _draw(out: Path, rows: dict[str, dict[str, Any]], found: dict[str, list[dict[str, Any]]], score: Score) -> None:
     steps, seconds = [], []
     for name in rows:
-        histories = [run["history"]["psnr"] for run in found[name]]
+        histories = [run["history"][score.curve] for run in found[name]]
         middle = [statistics.median(values) for values in zip(*histories, strict=False)]
         x = list(range(1, len(middle) + 1))
         steps.append(Line(name, x, middle, group=name, thin=True))
         seconds.append(
             Line(name, [step * rows[name]["step_time_ms"] / 1e3 for step in x], middle, group=name, thin=True)
         )
-    title = "PSNR of the training output"
-    draw_lines(out / "curves.png", [Panel(title, "step", "dB", steps), Panel(title, "seconds", "dB", seconds)])
+    panels = [
+        Panel(score.title, axis, score.unit, lines, log_y=score.log)
+        for axis, lines in (("step", steps), ("seconds", seconds))
+    ]
+    draw_lines(out / "curves.png", panels)
 
 
-def _pictures(out: Path, rows: dict[str, dict[str, Any]], found: dict[str, list[dict[str, Any]]], seed: int) -> None:
-    """For each network the picture of the seed that is nearest to the median."""
-    shown, target = [], None
+def _pictures(out: Path, rows: dict[str, dict[str, Any]], found: dict[str, list[dict[str, Any]]], score: Score) -> bool:
+    """For each network the picture of the seed that is nearest to the median. **Returns** whether there are any."""
+    targets, shown = [], []
     for name, row in rows.items():
-        near = min(found[name], key=lambda run: abs(run["psnr"] - row["psnr"]))
+        near = min(found[name], key=lambda run: abs(run[score.name] - row[score.name]))
         folder = out / name / f"seed-{near['seed']}"
-        target = read_picture(folder / "target.png").pixels if target is None else target
-        shown.append((f"{name}, {near['psnr']:.2f} dB", read_picture(folder / "reconstruction.png").pixels))
-    assert target is not None
-    draw_comparison(out / "comparison.png", target, shown)
+        picture, target = folder / str(score.picture), folder / "target.png"
+        if (
+            picture.exists() and target.exists()
+        ):  # a cloud of points has no target, a field without a surface no normals
+            title = f"{name}, {score.heading} {near[score.name]:.{score.digits}f}"
+            targets.append(read_picture(target).pixels)
+            shown.append((title, read_picture(picture).pixels))
+    if shown:
+        draw_comparison(out / "comparison.png", targets, shown)
+    return bool(shown)
