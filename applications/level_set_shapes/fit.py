@@ -10,21 +10,23 @@ from torch import Tensor
 
 from implayer import Surface
 from implayer.layers.surface_distance import matched
+from implayer.layers.surface_edges import edges
 
 from ..shared.application import AbstractApplication, Conclusion, Material, StoredRun, load_trained
 from ..shared.data import data_root, find_file
 from ..shared.errors import InputError
 from ..shared.figures import Line, Panel, draw_lines
+from ..shared.inside import InsideTest
 from ..shared.options import Eval, Resume, require_least, require_positive
 from ..shared.pictures import write_picture
 from ..shared.run_folder import RunFolder
 from ..shared.training import Record
+from ..shared.view import on_cube, on_white, portrait, shaded, sheet
 from .commands import FIT, FitShape
 from .fit_config import FitConfig
 from .fit_task import FitTask
-from .inside import GAPS, inside_of
+from .start import GAPS
 from .target import Target, read_target
-from .view import on_white, portrait, shaded, sheet
 
 FOLDERS = ("meshes", ".")  # of the data root
 _SAMPLES = 50_000  # points on either surface, for the figures
@@ -32,7 +34,6 @@ _MARGIN = 4  # cells between the target and the walls
 _LEAST_GRID, _LARGEST_GRID = 24, 512
 _PIXELS = 320
 _AZIMUTHS = (40.0, 160.0)
-_TURNED = {"x": [1, 2, 0], "y": [2, 0, 1], "z": [0, 1, 2]}  # axes, so that the one that points up is the last
 
 
 @dataclass(frozen=True)
@@ -132,20 +133,20 @@ def figures(target: Target, surface: Surface, field: Tensor) -> dict[str, Any]:
     """
     generator = torch.Generator().manual_seed(0)
     longest = float((target.points.amax(0) - target.points.amin(0)).max())
-    found: dict[str, Any] = {"iou": None, "volume_error": None, "normal_consistency": None, "lines_that_agree": None}
-    if target.surface is None:
+    found: dict[str, Any] = dict.fromkeys(("iou", "volume_error", "normal_consistency", "in_doubt"))
+    if target.boundary is None:
         p, q = surface.sample(_SAMPLES, generator=generator)[0], target.points.float()
         apart = (p - q[matched(p, q)]).norm(dim=-1).mean() + (q - p[matched(q, p)]).norm(dim=-1).mean()
         return found | {"chamfer": float(apart) / 2 / longest, "chamfer_of_samples": None}
-    true = Surface(target.surface.vertices.float(), target.surface.faces)
+    true = Surface(target.boundary.vertices.float(), target.boundary.faces)
     found["chamfer"] = float(surface.chamfer(true, _SAMPLES, generator=generator)) / longest
     found["chamfer_of_samples"] = float(true.chamfer(true, _SAMPLES, generator=generator)) / longest
     found["normal_consistency"] = float(surface.normal_consistency(true, _SAMPLES, generator=generator))
-    inside, agreeing = inside_of(true.corners(), len(field), signed=target.signed)
+    inside, found["in_doubt"] = InsideTest(target.boundary).on_grid(len(field))
     ours = field < 0
-    found["iou"] = int((inside & ours).sum()) / max(int((inside | ours).sum()), 1)
-    found["lines_that_agree"] = agreeing
-    if target.closed:
+    if bool(inside.any()):  # else it is a sheet, which encloses nothing
+        found["iou"] = int((inside & ours).sum()) / int((inside | ours).sum())
+    if target.boundary.closed and not bool(edges(surface.faces).balance.any()):
         volume = abs(float(true.volume()))
         found["volume_error"] = abs(float(surface.volume()) - volume) / volume
     return found
@@ -162,17 +163,13 @@ def _said(found: dict[str, Any]) -> str:
 
 def _comparison(target: Target, surface: Surface, up: str) -> Tensor:
     """(height, width, 1): the target above, the surface below, from two sides."""
-    axes = _TURNED[up]
-    turned = Surface(surface.vertices[:, axes], surface.faces)
-    rows = [[portrait(turned, azimuth, _PIXELS) for azimuth in _AZIMUTHS]]
+    rows = [[portrait(surface, azimuth, _PIXELS, up) for azimuth in _AZIMUTHS]]
     if target.surface is not None:
-        true = Surface(target.surface.vertices.float()[:, axes], target.surface.faces)
-        rows.insert(0, [portrait(true, azimuth, _PIXELS) for azimuth in _AZIMUTHS])
+        rows.insert(0, [portrait(target.surface, azimuth, _PIXELS, up) for azimuth in _AZIMUTHS])
     else:
-        points = target.points.float()[:, axes]
-        normals = torch.zeros_like(points) if target.normals is None else target.normals.float()[:, axes]
-        clouds = [shaded(points, normals, azimuth, _PIXELS) for azimuth in _AZIMUTHS]
-        rows.insert(0, [on_white(cloud) for cloud in clouds])
+        points = target.points.float()
+        normals = torch.zeros_like(points) if target.normals is None else target.normals.float()
+        rows.insert(0, [on_white(shaded(points, normals, on_cube(azimuth, _PIXELS, up))) for azimuth in _AZIMUTHS])
     return sheet(rows)
 
 

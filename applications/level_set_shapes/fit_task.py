@@ -10,7 +10,7 @@ from implayer.layers.surface_distance import matched
 
 from ..shared.training import AbstractTask
 from .fit_config import FitConfig
-from .inside import GAPS, start_around
+from .start import GAPS, start_around
 from .target import Target
 
 _LEVELS = 3  # grids, each half as fine as the one before: changes of the coarse ones are smooth

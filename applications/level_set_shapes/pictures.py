@@ -10,7 +10,7 @@ from torch import Tensor
 from implayer import Surface
 
 from ..shared.errors import ImageReadError
-from .view import shaded
+from ..shared.view import on_cube, shaded
 
 SIZE = 64  # pixels of a side
 _SPREAD = torch.tensor([[2, 2, 2], [4, 1, 1], [1, 4, 1], [1, 1, 4]], dtype=torch.float32) / 6  # points of a triangle
@@ -22,7 +22,8 @@ def drawn(surface: Surface, views: int, start: float) -> Tensor:
         return torch.zeros(views, SIZE, SIZE, dtype=torch.uint8)
     points = torch.einsum("kc,fcd->fkd", _SPREAD, surface.corners()).reshape(-1, 3)  # nowhere wider apart than pixels
     normals = surface.normals().repeat_interleave(len(_SPREAD), 0)
-    pictures = [shaded(points, normals, start + 360 * view / views, SIZE) for view in range(views)]
+    cameras = [on_cube(start + 360 * view / views, SIZE) for view in range(views)]
+    pictures = [shaded(points, normals, camera) for camera in cameras]
     return _bytes(torch.stack(pictures))
 
 

@@ -14,13 +14,13 @@ from ..shared.options import Eval, Resume, require_least, require_positive
 from ..shared.pictures import write_picture
 from ..shared.run_folder import RunFolder
 from ..shared.training import Record
+from ..shared.view import on_white, portrait, sheet
 from .commands import TASK, TrainShapes
 from .config import ShapesConfig
 from .data import Examples, prepared
 from .grid import surfaces_of
 from .model import build_model
 from .task import ShapeTask, Tested, predicted, test
-from .view import on_white, portrait, sheet
 from .voxels import Shapes, load_shapes
 
 SHOWN = 6  # test shapes of a sheet

@@ -25,6 +25,7 @@ _CATEGORIES = {
     "04379243": "table", "04401088": "telephone", "04530566": "vessel",
 }  # fmt: skip
 _GENERATED = (96, 32)  # training and test shapes
+_MADE = ("sofa", "all")  # what they may be called
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,10 @@ def load_shapes(data_set: DataSet, category: str, root: Path) -> Shapes:
         return _clean("shapenet", root, *_shapenet(root, category))
     if data_set == "modelnet" or (data_set == "auto" and modelnet):
         return _clean("modelnet", root, *_modelnet(root / MODELNET, category))
+    if category not in _MADE:
+        raise InputError(
+            f"`--category` is {category}; generated shapes are seats: expected {' or '.join(_MADE)}. {_EXPECTED}."
+        )
     note = f"no shapes were found in `{root}`, so generated ones are used: {_EXPECTED}"
     train, test = _GENERATED
     made = [Shape(f"generated-{seed}", _generated(seed)) for seed in range(train + test)]

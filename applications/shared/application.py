@@ -185,7 +185,7 @@ def go_on(application: AbstractApplication, command: Resume) -> RunFolder:
 
 
 def carry_on(application: AbstractApplication, command: AbstractNewRun) -> RunFolder:
-    """A run in `command.out`: a new one, or what is there already, with as many steps as the command asks for.
+    """A run in `command.out`: a new one, or what is there already, gone on with to the length that the command asks for.
 
     **Raises** `InputError` where what is there differs in anything else.
     """
@@ -196,7 +196,11 @@ def carry_on(application: AbstractApplication, command: AbstractNewRun) -> RunFo
     for name, value in vars(config).items():
         if name != application.length and stored[name] != value:
             raise InputError(f"`{path}` holds a run with `{flag(name)}` {stored[name]}; choose another `--out`.")
-    longer = changes_of(type(config), application.command)(**{application.length: getattr(config, application.length)})
+    asked = getattr(config, application.length)
+    folder = open_run(path)
+    if folder.weights.exists() and folder.read_metrics().get(application.length) == stored[application.length] == asked:
+        return folder  # it has come to its end
+    longer = changes_of(type(config), application.command)(**{application.length: asked})
     return go_on(application, Resume(run=path, changes=longer, options=command.options, data=command.data))
 
 
@@ -264,7 +268,8 @@ def _carry_out(
         return folder
     save_tensors(folder.weights, task.model.state_dict(), {})
     end = application.conclude(task, folder, record)
-    folder.write_metrics(end.metrics | _common(task, record))
+    length = {application.length: getattr(application.read(folder).config, application.length)}
+    folder.write_metrics(end.metrics | length | _common(task, record))
     _say(end, folder, options)
     return folder
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from ..adjoints import ImplicitAdjoint
 from ..failures import OnFailure
 from ..implicit import Earlier, Fence, Limit, attach
-from ..modes import forward_mode, plain, transform_counts, transforms
+from ..modes import forward_mode, is_plain, plain, transform_counts, transforms
 from ..solution import Solution
-from ..solvers.marching import Marched, march
+from ..solvers.marching import march
+from .level_set_direct import Backward, mean_and_weak, vertices_directly
 from .level_set_report import Field, Report, checked, unwrapped
 from .level_set_residual import Stencil, differences, frozen_inverse, residual
 from .surface import Surface
@@ -102,16 +103,16 @@ class LevelSetLayer(torch.nn.Module):
             if value not in get_args(known):
                 raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(map(repr, get_args(known)))}.")
         if ndim not in (2, 3):
-            raise ValueError(f"`ndim` is {ndim}; expected 2 or 3.")
-        if not 0 <= floor < 1:
-            raise ValueError(f"`floor` is {floor}; expected a small number that is not negative, such as 1e-6.")
+            raise ValueError(f"`ndim` is {ndim!r}; expected 2 or 3.")
+        if not isinstance(floor, float | int) or not 0 <= floor < 1:
+            raise ValueError(f"`floor` is {floor!r}; expected a small number that is not negative, such as 1e-6.")
         if adjoint is not None and not isinstance(adjoint, ImplicitAdjoint):
             raise TypeError(
                 f"`adjoint` is {type(adjoint).__name__}; a level set has no iteration: use `ImplicitAdjoint`."
             )
         self.level = level
         self.spacing, self.origin = spacing, origin
-        self.gauge, self.inside, self.ndim, self.floor = gauge, inside, ndim, floor
+        self.gauge, self.inside, self.ndim, self.floor = gauge, inside, int(ndim), floor
         self.adjoint = adjoint
         self.on_failure: OnFailure = on_failure
 
@@ -129,35 +130,50 @@ class LevelSetLayer(torch.nn.Module):
             marched = march(raw.phi, raw.level, self.inside == "positive")
         report = Report.of(marched, raw)
         report.enforce(self.on_failure, raw, single)
-        vertices = self._attached(field, raw, marched, report)
+        vertices = self._vertices(field, raw, report)
         surfaces = report.split(vertices.to(phi.dtype), self.on_failure == "nan")
         return report.solution(surfaces, single)
 
-    def _attached(self, field: Field, raw: Field, marched: Marched, report: Report) -> Tensor:
-        """The vertices (vertices, d) with their derivatives."""
-        watched, under = forward_mode(), bool(transforms())
-        wanted = watched or under or (torch.is_grad_enabled() and any(part.requires_grad for part in field))
+    def _vertices(self, field: Field, raw: Field, report: Report) -> Tensor:
+        """The vertices (vertices, d), with their derivatives where anybody may ask for them."""
+        marched, wide = report.marched, self.gauge == "normal"
+        traced = forward_mode() or bool(transforms())
+        if not (traced or (torch.is_grad_enabled() and any(part.requires_grad for part in field))):
+            return vertices_directly(field, raw, report)
+        if not len(marched.t):  # has a graph, with derivative zero
+            return marched.t.new_zeros(0, self.ndim) + sum(part.reshape(-1)[:0].sum() for part in field)
         with plain(raw.phi.device):
-            stencil = Stencil.of(marched, raw.phi, self.gauge == "normal" and wanted)
+            mean, weak = mean_and_weak(raw, report, self.floor)
+        if marched.finite and is_plain(raw.phi.device.type) and not bool(weak.any()):
+            backward = Backward(mean, self.floor, wide, lambda *parts: self._attached(Field(*parts), raw, report)[0])
+            vertices = vertices_directly(field, raw, report, backward)
+        else:
+            vertices, weak = self._attached(field, raw, report)
+            report.count("flat", weak)
+        report.warn(self.on_failure)
+        return vertices
+
+    def _attached(self, field: Field, raw: Field, report: Report) -> tuple[Tensor, Tensor]:
+        """The vertices (vertices, d) with derivatives of all orders, and which have a gradient below the floor."""
+        marched = report.marched
+        with plain(raw.phi.device):
+            stencil = Stencil.of(marched, raw.phi, self.gauge == "normal")
             w = stencil.start(marched.t)
-        if wanted and not len(w):
-            return _in_space(raw, stencil, w) + sum(part.reshape(-1)[:0].sum() for part in field)  # has a graph: zero
-        if not wanted:
-            return _in_space(raw, stencil, w)
         x = _equation(field, stencil, report.sample)
         with plain(raw.phi.device):
             across = unwrapped(x["beside"]) if "beside" in x else None
             inverse, weak = frozen_inverse(marched, stencil, across, raw.spacing, report.sample, self.floor)
-        report.count("flat", weak)
-        report.warn(self.on_failure)
         order = 2 if self.adjoint is None or self.adjoint.order is None else self.adjoint.order
         everywhere = torch.ones(
             len(w), dtype=torch.bool, device=w.device
         )  # the value stays on its edge, to the last bit
+        under = bool(transforms())
         steps = order + sum(transform_counts())
-        spared = (lambda part: part) if watched or under else Earlier.apply  # a first derivative does not go there
+        spared = (
+            (lambda part: part) if forward_mode() or under else Earlier.apply
+        )  # a first derivative does not go there
         w = attach(lambda v: residual(x, v, spared), w, inverse, steps, hold=everywhere).y
-        return _in_space(field, stencil, w if under else Fence.apply(w, w, Limit(steps, steps)))
+        return _in_space(field, stencil, w if under else Fence.apply(w, w, Limit(steps, steps))), weak
 
 
 def _in_space(field: Field, stencil: Stencil, w: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What goes into the level-set layer, checked, and what is said about what comes out."""
 
+import math
 import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -55,7 +56,13 @@ def checked(phi: Any, ndim: int, level: Any, spacing: Any, origin: Any) -> Field
         ("spacing", spacing, ((), (ndim,))),
         ("origin", origin, ((), (ndim,))),
     ):
-        part = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else dtype)
+        if isinstance(value, float | int):
+            parts.append(torch.full((1 if name == "level" else ndim,), value, dtype=dtype, device=phi.device))
+            continue
+        try:
+            part = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else dtype)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"`{name}` is {value!r}; expected a number or a tensor.") from error
         if isinstance(value, Tensor) and value.device != phi.device and value.ndim:
             raise DeviceError(
                 f"`{name}` is on {value.device} but `phi` is on {phi.device}; move it: `layer.to(phi.device)`."
@@ -66,8 +73,12 @@ def checked(phi: Any, ndim: int, level: Any, spacing: Any, origin: Any) -> Field
         parts.append(
             part.to(phi.device, dtype).expand(ndim) if name != "level" else part.to(phi.device, dtype).reshape(-1)
         )
-    if not bool((unwrapped(parts[1]) > 0).all()):
-        raise ValueError(f"`spacing` is {unwrapped(parts[1]).tolist()}; expected positive numbers.")
+    for name, value, part, least in (("spacing", spacing, parts[1], 0.0), ("origin", origin, parts[2], -math.inf)):
+        plainly = value if isinstance(value, float | int) else unwrapped(part)
+        sound = (plainly > least) & (abs(plainly) < math.inf)
+        if not (sound if isinstance(sound, bool) else bool(sound.all())):
+            expected = "positive numbers" if name == "spacing" else "finite numbers"
+            raise ValueError(f"`{name}` is {unwrapped(part).tolist()}; expected {expected}.")
     phi = phi.to(dtype).contiguous()
     return Field(phi.unsqueeze(0) if phi.ndim == ndim else phi, *parts)
 

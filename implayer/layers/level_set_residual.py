@@ -160,19 +160,19 @@ def frozen_inverse(
     """
     row = (marched.far - marched.near).unsqueeze(0)
     h = spacing.index_select(0, stencil.axis).unsqueeze(0)
-    slope = (row / h).abs().squeeze(0)
-    limit = floor * _mean(slope, marched.vertex_counts, sample)
-    size = slope
+    mean = mean_slope((row / h).abs().squeeze(0), marched.vertex_counts, sample)
     if stencil.beside is not None and across is not None:
         first, second = across[:, : len(spacing) - 1].unbind(0)
         row = torch.cat([row, torch.addcmul(first, marched.t, second - first)])
         h = torch.cat([h, spacing[stencil.beside.axes]])
-        size = (row / h).square().sum(0).sqrt()
-    column = row / h.square() / (size * torch.maximum(size, limit))
-    return VertexInverse(column.mT, row.mT), size < limit
+    slopes = row / (h * mean)  # squares of slopes that are not near 1 might leave the range
+    size = slopes.square().sum(0).sqrt() if len(row) > 1 else slopes.abs().squeeze(0)
+    column = slopes / size / (h * size.clamp_min(floor) * mean)
+    return VertexInverse(column.mT, row.mT), size < floor
 
 
-def _mean(slope: Tensor, counts: list[int], sample: Tensor | None) -> Tensor:
+def mean_slope(slope: Tensor, counts: list[int], sample: Tensor | None) -> Tensor:
+    """() for one surface, or for the surface of each of the vertices."""
     if sample is None:
         return slope.mean()
     sums = slope.new_zeros(len(counts)).index_add(0, sample, slope)

@@ -1,13 +1,15 @@
 """Rays and points as layers on an implicit surface {y : phi(y) = level}: of a grid, or of any field such as a network."""
 
+import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..adjoints import AbstractAdjoint
-from ..errors import ShapeError
+from ..errors import DtypeError, ShapeError
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
 from ..linear.base import default_tolerance
@@ -32,18 +34,28 @@ class GridField(torch.nn.Module):
 
     def __init__(self, phi: Tensor, spacing: float | Tensor = 1.0, origin: float | Tensor = 0.0):
         super().__init__()
+        if not isinstance(phi, Tensor) or not phi.is_floating_point():
+            found = phi.dtype if isinstance(phi, Tensor) else type(phi).__name__
+            raise DtypeError(f"`phi` is {found}; expected a tensor of floating point.")
         if phi.ndim not in (2, 3) or min(phi.shape) < 2:
             raise ShapeError(
                 f"`phi` has shape {tuple(phi.shape)}; expected 2 or 3 axes with at least 2 points along each."
             )
+        if not isinstance(spacing, Tensor) and not 0 < spacing < math.inf:
+            raise ValueError(f"`spacing` is {spacing}; expected positive numbers.")
         self.phi, self.spacing, self.origin = phi, spacing, origin
 
     def forward(self, points: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         """The value at every point."""
+        if points.shape[-1:] != (self.phi.ndim,):
+            raise ShapeError(
+                f"`points` have shape {tuple(points.shape)}; expected (..., {self.phi.ndim}) for a grid of "
+                f"{self.phi.ndim} axes."
+            )
         grid = torch.tensor(self.phi.shape, device=points.device)
         u = (points - self.origin) / self.spacing
         u = torch.minimum(u.clamp(min=0), (grid - 1).to(u.dtype))
-        cell = torch.minimum(u.detach().floor().long(), grid - 2)
+        cell = torch.minimum(u.detach().floor().nan_to_num(0.0).long(), grid - 2)  # NaN stays so by the weights
         w = u - cell
         steps = [self.phi.shape[k + 1 :].numel() for k in range(self.phi.ndim)]
         place = (cell * torch.tensor(steps, device=points.device)).sum(-1)
@@ -84,6 +96,8 @@ class _AlongRay(torch.nn.Module):
 
 def _values(field: FieldFunction, points: Tensor) -> Tensor:
     found = field(points)
+    if not isinstance(found, Tensor):
+        raise TypeError(f"the field gives {type(found).__name__}; expected a tensor of values, one for each point.")
     found = found.squeeze(-1) if found.ndim == points.ndim else found
     if found.shape != points.shape[:-1]:
         raise ShapeError(
@@ -91,6 +105,13 @@ def _values(field: FieldFunction, points: Tensor) -> Tensor:
             f"one more axis of size 1."
         )
     return found
+
+
+def _single(level: float | Tensor) -> float | Tensor:
+    if (isinstance(level, Tensor) and level.ndim) or not isinstance(level, Tensor | float | int):
+        found = f"has shape {tuple(level.shape)}" if isinstance(level, Tensor) else f"is {level!r}"
+        raise ShapeError(f"`level` {found}; expected a number or a tensor ().")
+    return level
 
 
 class RefineBracket:
@@ -141,7 +162,8 @@ class RayLayer(torch.nn.Module):
     - `near`, `far` (defaults 0 and 4): the part of the ray that is searched, in units of `direction`.
     - `samples` (default 128): points on it. A part of the surface that is thinner than the distance between two of them may be
       missed; raise it for thin parts.
-    - `adjoint`, `on_failure`: as in `ImplicitLayer`. A ray that misses is no failure.
+    - `adjoint`, `on_failure`: as in `ImplicitLayer`. A ray that misses is no failure; one on which the field is NaN before
+      there is a crossing is.
 
     **Call**: `layer(origins, directions)`, both (*batch, d), which may broadcast.
 
@@ -171,21 +193,21 @@ class RayLayer(torch.nn.Module):
         on_failure: OnFailure = "raise",
     ):
         super().__init__()
-        if not near < far or samples < 2:
+        if not -math.inf < near < far < math.inf or not isinstance(samples, Integral) or samples < 2:
             raise ValueError(
-                f"`near` is {near}, `far` {far}, `samples` {samples}; expected near < far and at least 2 samples."
+                f"`near` is {near}, `far` {far}, `samples` {samples}; expected near < far, both finite, and at least 2 samples."
             )
         self.near, self.far, self.samples = near, far, samples
-        F = _AlongRay(field, level)
+        F = _AlongRay(field, _single(level))
         self.along = ImplicitLayer(F, RefineBracket(), adjoint=adjoint, event_ndim=0, on_failure=on_failure)
 
     def forward(self, origins: Float[Tensor, "*#batch d"], directions: Float[Tensor, "*#batch d"]) -> RayHits:
         """The first crossings."""
-        origins, directions = torch.broadcast_tensors(origins, directions)
+        origins, directions = _matching(origins, directions)
         batch, d = origins.shape[:-1], origins.shape[-1]
         o, v = origins.reshape(-1, d), directions.reshape(-1, d)
-        hit, low, high = self._bracket(o.detach(), v.detach())
-        index = hit.nonzero().view(-1)
+        hit, lost, low, high = self._bracket(o.detach(), v.detach())
+        index = (hit | lost).nonzero().view(-1)  # what is lost fails there, by `on_failure`
         distance = torch.full((len(o),), float(self.far), dtype=o.dtype, device=o.device)
         if len(index):
             x = {"origin": o[index], "direction": v[index], "low": low[index], "high": high[index]}
@@ -194,14 +216,33 @@ class RayLayer(torch.nn.Module):
         return RayHits(distance.view(batch), points.view(*batch, d), hit.view(batch))
 
     @torch.no_grad()
-    def _bracket(self, o: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(rays,) whether there is a change of sign, and the ends of the first interval that has one."""
+    def _bracket(self, o: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(rays,) whether there is a change of sign, or NaN before it, and the ends of the first interval with either."""
         t = torch.linspace(self.near, self.far, self.samples, dtype=o.dtype, device=o.device)
         F: Any = self.along.F
-        inside = torch.stack([F({"origin": o, "direction": v}, s.expand(len(o))) < 0 for s in t], -1)
+        values = torch.stack([F({"origin": o, "direction": v}, s.expand(len(o))) for s in t], -1)
+        inside = values < 0
         change = inside[:, 1:] != inside[:, :-1]
-        first = change.to(torch.uint8).argmax(-1)
-        return change.any(-1), t[first], t[first + 1]
+        unknown = values[:, 1:].isnan() | values[:, :-1].isnan()
+        first = (change | unknown).to(torch.uint8).argmax(-1)
+        lost = unknown.gather(-1, first.unsqueeze(-1)).squeeze(-1)
+        return change.any(-1) & ~lost, lost, t[first], t[first + 1]
+
+
+def _matching(origins: Any, directions: Any) -> tuple[Tensor, Tensor]:
+    """The rays (*batch, d), broadcast."""
+    for name, part in (("origins", origins), ("directions", directions)):
+        if not isinstance(part, Tensor) or not part.is_floating_point() or part.dtype != origins.dtype or not part.ndim:
+            found = f"{part.dtype} {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+            raise DtypeError(f"`{name}` are {found}; expected tensors (*batch, d) of one floating-point type.")
+    try:
+        origins, directions = torch.broadcast_tensors(origins, directions)
+    except RuntimeError as error:
+        raise ShapeError(
+            f"`origins` have shape {tuple(origins.shape)} and `directions` {tuple(directions.shape)}; expected (*batch, d) "
+            f"that broadcast."
+        ) from error
+    return origins, directions
 
 
 class _OnSurface(torch.nn.Module):
@@ -256,7 +297,7 @@ class ProjectionLayer(torch.nn.Module):
     ):
         super().__init__()
         solver = Newton() if forward_solver is None else forward_solver
-        F = _OnSurface(field, level)
+        F = _OnSurface(field, _single(level))
         self.onto = ImplicitLayer(F, solver, adjoint=adjoint, on_failure=on_failure)
 
     def forward(self, points: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:

@@ -1,6 +1,8 @@
 """Surfaces made of triangles, or curves made of segments: measures, samples, distances, files."""
 
+import math
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -9,9 +11,10 @@ from torch import Tensor
 from .._tree import register_pytree_node
 from ..errors import ShapeError
 from ..types import Float, Int
-from .surface_check import Defects, examined, require_closed
-from .surface_distance import closest, matched, winding
+from .surface_check import Defects, examined, require_closed, require_faces, require_points
+from .surface_distance import closest, matched
 from .surface_file import read_mesh, write_mesh
+from .surface_winding import windings
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,16 @@ class Surface:
 
     def corners(self) -> Float[Tensor, "faces d d"]:
         """(F, d, d) the points of every face."""
+        require_faces(self.vertices, self.faces)
         d = self.vertices.shape[-1]
-        return self.vertices.index_select(0, self.faces.reshape(-1)).view(-1, d, d)
+        try:
+            return self.vertices.index_select(0, self.faces.reshape(-1)).view(-1, d, d)
+        except IndexError as error:
+            wrong = ((self.faces < 0) | (self.faces >= len(self.vertices))).any(-1)
+            raise ShapeError(
+                f"{int(wrong.sum())} of {len(self.faces)} faces name vertices that do not exist: the first is "
+                f"{self.faces[wrong][0].tolist()}, of {len(self.vertices)} vertices. Leave those faces out."
+            ) from error
 
     def _directed(self) -> Tensor:
         """(F, d) outward normals, as long as the area of the face."""
@@ -104,10 +115,14 @@ class Surface:
 
         Points move with the vertices of the face that they were drawn on; which face that is, is a constant.
         """
+        if not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"`count` is {count!r}; expected a whole number of samples, at least 1.")
         weights = self.areas().detach()
-        if not len(self.faces) or not bool(weights.sum() > 0):
+        area = float(weights.sum())
+        if not 0 < area < math.inf:
             raise ShapeError(
-                f"`sample` of a surface with {len(self.faces)} faces and no area; expected at least one face."
+                f"`sample` of a surface with {len(self.faces)} faces and the area {area:g}; expected at least one face with an "
+                f"area, and none that is not finite: see `defects()`."
             )
         chosen = torch.multinomial(weights, count, replacement=True, generator=generator)
         p, d = self.corners()[chosen], self.vertices.shape[-1]
@@ -128,36 +143,48 @@ class Surface:
 
         `squared` squares the distances, which is smooth and weighs far points more.
         """
+        self._require_alike(other)
         p, q = (surface.sample(count, generator=generator)[0] for surface in (self, other))
         forth, back = p - q[matched(p, q)], q - p[matched(q, p)]
         if squared:
             return (forth.square().sum(-1).mean() + back.square().sum(-1).mean()) / 2
         return (_length(forth).mean() + _length(back).mean()) / 2
 
+    def _require_alike(self, other: object) -> None:
+        if not isinstance(other, Surface) or other.vertices.shape[-1:] != self.vertices.shape[-1:]:
+            raise ShapeError(f"`other` is {type(other).__name__}; expected a Surface of as many dimensions.")
+
     def normal_consistency(
         self, other: "Surface", count: int = 2048, *, generator: torch.Generator | None = None
     ) -> Float[Tensor, ""]:
         """Mean |cosine| between the normals of samples and those of the nearest samples of the other, over both ways."""
+        self._require_alike(other)
         (p, n), (q, m) = (surface.sample(count, generator=generator) for surface in (self, other))
         forth, back = (n * m[matched(p, q)]).sum(-1), (m * n[matched(q, p)]).sum(-1)
         return (forth.abs().mean() + back.abs().mean()) / 2
 
     def distance(self, points: Float[Tensor, "points d"]) -> Float[Tensor, " points"]:
         """(P,) distance of every point to the surface itself, differentiable in points and vertices."""
+        require_faces(self.vertices, self.faces)
+        require_points(points, self.vertices.shape[-1], "distance")
         if not len(self.faces):
             raise ShapeError("`distance` to a surface without faces; expected at least one.")
         return _length(points - closest(points, self.corners()))
 
     def winding_number(self, points: Float[Tensor, "points d"]) -> Float[Tensor, " points"]:
         """(P,) how often the surface goes around each point: 1 inside, 0 outside, between where it has holes there."""
-        return winding(points.detach(), self.corners().detach())
+        require_faces(self.vertices, self.faces)
+        require_points(points, self.vertices.shape[-1], "winding_number")
+        return windings(points.detach(), self.vertices.detach(), self.faces, self.corners().detach())
 
     def defects(self) -> Defects:
         """Counts of what is wrong with the surface: open, flipped, repeated, degenerate, not finite."""
+        require_faces(self.vertices, self.faces)
         return examined(self.vertices.detach(), self.faces)
 
     def export(self, path: str | Path) -> Path:
         """Write a PLY, OBJ or GLB file (by its ending). Needs `trimesh`; an empty surface is an error, not an empty file."""
+        require_faces(self.vertices, self.faces)
         return write_mesh(self.vertices.detach(), self.faces, Path(path))
 
     @staticmethod

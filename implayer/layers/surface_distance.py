@@ -1,6 +1,5 @@
-"""Nearest points: between clouds, and on the triangles or segments of a surface; and winding numbers."""
+"""Nearest points: between clouds, and on the triangles or segments of a surface."""
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -59,21 +58,3 @@ def _on_segment(p: Tensor, a: Tensor, b: Tensor) -> Tensor:
     size = along.square().sum(-1)
     t = ((p - a) * along).sum(-1) / torch.where(size > 0, size, 1.0)
     return a + t.clamp(0, 1).unsqueeze(-1) * along
-
-
-def winding(points: Tensor, corners: Tensor) -> Tensor:
-    """(P,) sum of the solid angles of the faces (F, d, d), seen from each point, in units of the full one."""
-    found = []
-    for part in _parts(points, len(corners)):
-        r = corners.unsqueeze(0) - part.unsqueeze(1).unsqueeze(1)  # (points, faces, d, d)
-        if points.shape[-1] == 2:
-            a, b = r.unbind(-2)
-            angle = torch.atan2(a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0], (a * b).sum(-1))
-            found.append(angle.sum(-1) / (2 * math.pi))
-            continue
-        a, b, c = r.unbind(-2)
-        la, lb, lc = (torch.linalg.vector_norm(x, dim=-1) for x in (a, b, c))
-        above = (a * torch.linalg.cross(b, c)).sum(-1)
-        below = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
-        found.append(torch.atan2(above, below).sum(-1) / (2 * math.pi))
-    return torch.cat(found) if found else points.new_zeros(len(points))

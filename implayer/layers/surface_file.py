@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ImplayerError, ShapeError
+from ..errors import DtypeError, ImplayerError, ShapeError
 
 ENDINGS = (".ply", ".obj", ".glb")
 
@@ -36,6 +36,9 @@ def write_mesh(vertices: Tensor, faces: Tensor, path: Path) -> Path:
     bad = int((~vertices.isfinite()).any(-1).sum())
     if bad:
         raise ShapeError(f"{bad} of {len(vertices)} vertices are not finite; `{path}` is not written.")
+    outside = int(((faces < 0) | (faces >= len(vertices))).any(-1).sum())
+    if outside:
+        raise ShapeError(f"{outside} of {len(faces)} faces name vertices that do not exist; `{path}` is not written.")
     points, triangles = vertices.double().cpu(), faces.cpu()
     if points.shape[-1] == 2:
         raise ShapeError("a curve in the plane is no mesh; `export` writes triangles. Draw it, or save its tensors.")
@@ -53,11 +56,15 @@ def write_mesh(vertices: Tensor, faces: Tensor, path: Path) -> Path:
 
 def read_mesh(path: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Vertices (V, 3) and faces (F, 3) of a mesh file."""
+    if not dtype.is_floating_point:
+        raise DtypeError(f"`dtype` is {dtype}; expected one of floating point for the coordinates.")
     if not path.is_file():
         raise FileNotFoundError(f"there is no mesh file `{path}`.")
     if not path.stat().st_size:
         raise MeshFileError(f"`{path}` is empty; expected a mesh.")
     trimesh = _trimesh()
+    if path.suffix[1:].lower() not in trimesh.available_formats():
+        raise MeshFileError(f"`{path}` ends with `{path.suffix}`; expected a mesh, as .ply, .obj, .stl or .glb.")
     try:
         mesh = trimesh.load(path, force="mesh", process=False)
     except Exception as error:  # trimesh raises whatever its parsers meet in a damaged file

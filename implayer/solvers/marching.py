@@ -66,6 +66,7 @@ class _Grid(NamedTuple):
     lows: Tensor  # (edges,) from the low corner of a cell to that of an edge
     axes: Tensor  # (edges,)
     corners: Tensor  # (corners,) from the low corner of a cell to its corners
+    crossed: Tensor  # (codes, d) whether the edges at the low corner of a cell are crossed
 
 
 @lru_cache(maxsize=64)
@@ -76,7 +77,9 @@ def _grid(shape: tuple[int, ...], device: torch.device) -> _Grid:
     numbers = (steps, [places[c] for c, _ in edges(ndim)], [axis for _, axis in edges(ndim)], places)
     steps, lows, axes, corners = (torch.tensor(part, device=device) for part in numbers)
     last = torch.tensor(shape, device=device).unsqueeze(-1) - 1
-    return _Grid(Cases(*(part.to(device) for part in cases(ndim))), steps, last, lows, axes, corners)
+    codes = torch.arange(2**2**ndim, device=device)
+    crossed = torch.stack([codes ^ codes >> (1 << ndim - 1 - axis) for axis in range(ndim)], -1) & 1 == 1
+    return _Grid(Cases(*(part.to(device) for part in cases(ndim))), steps, last, lows, axes, corners, crossed)
 
 
 def march(phi: Tensor, level: Tensor, positive: bool) -> Marched:
@@ -87,8 +90,8 @@ def march(phi: Tensor, level: Tensor, positive: bool) -> Marched:
     """
     size, flat = phi.shape[1:].numel(), phi.view(-1)
     finite = bool(phi.sum().isfinite()) or bool(phi.isfinite().all())
-    found = _crossings(phi, level, positive)
     grid = _grid(tuple(phi.shape[1:]), phi.device)
+    found = _crossings(phi, level, positive, grid.crossed)
     low, axis = found.cells.index_select(0, found.row), found.axis
     high = low + grid.steps.index_select(0, axis)
     own = level if len(level) == 1 else level[low // size]
@@ -119,7 +122,7 @@ def _counts(places: Tensor, ends: Tensor) -> list[int]:
     return torch.searchsorted(places, ends).diff(prepend=ends.new_zeros(1)).tolist()
 
 
-def _crossings(phi: Tensor, level: Tensor, positive: bool) -> _Crossings:
+def _crossings(phi: Tensor, level: Tensor, positive: bool, crossed: Tensor) -> _Crossings:
     ndim = phi.ndim - 1
     bound = level.view(-1, *[1] * ndim)
     code = _corners(phi > bound if positive else phi < bound)
@@ -127,8 +130,7 @@ def _crossings(phi: Tensor, level: Tensor, positive: bool) -> _Crossings:
     active = (code - 1) < full - 1  # unsigned: 0 wraps around, so neither 0 nor all corners
     cells = active.view(-1).nonzero().view(-1)
     code = code.view(-1).index_select(0, cells).long()
-    bits = torch.stack([code ^ code >> (1 << ndim - 1 - axis) for axis in range(ndim)], -1) & 1
-    row, axis = bits.nonzero(as_tuple=True)
+    row, axis = crossed.index_select(0, code).nonzero(as_tuple=True)
     return _Crossings(cells, code, row, axis)
 
 

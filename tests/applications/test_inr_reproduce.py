@@ -45,6 +45,10 @@ def test_experiments_on_the_camera_picture(tmp_path, capsys, name):
     shown = capsys.readouterr().out
     assert "PSNR dB" in shown and ("holds" in shown or "DOES NOT" in shown)
     assert main([*arguments, "--steps", "3"]) == 0  # goes on with the runs that are there
+    ends = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("*/*.safetensors")}
+    assert len(ends) == 2 * len(found["rows"])
+    assert main([*arguments, "--steps", "3"]) == 0  # which have come to their end
+    assert ends == {path: path.stat().st_mtime_ns for path in ends}
 
 
 def test_solves_from_the_last_fixed_point_are_shorter(tmp_path):

@@ -16,6 +16,7 @@ from applications.inr.solid.config import SdfConfig
 from applications.inr.solid.data import MeshReadError, load_shape, torus
 from applications.inr.solid.field import SpaceField, space_network
 from applications.inr.solid.tasks import SdfTask
+from applications.shared.errors import InputError
 from implayer import Surface
 from tests.applications.runs import metrics, same_weights
 from tests.applications.test_inr_solid_shapes import anywhere, ball, cube
@@ -164,8 +165,17 @@ def test_points_with_normals(tmp_path: Path):
     (tmp_path / "empty.xyz").write_text("")
     (tmp_path / "cut.npy").write_bytes((tmp_path / "ball.npy").read_bytes()[:200])
     for name in ("few.xyz", "empty.xyz", "cut.npy"):
-        with pytest.raises(MeshReadError, match=name):
+        with pytest.raises(InputError, match=name):
             load_shape(str(tmp_path / name), None, cloud=True)
+
+
+def test_a_mesh_that_encloses_nothing_has_a_surface_alone(tmp_path: Path):
+    path = tmp_path / "sheet.obj"
+    path.write_text("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1 2 3\nf 1 3 4\n")
+    with pytest.raises(MeshReadError, match=r"none of 8192 points .* encloses nothing.*`implayer fit sdf`"):
+        load_shape(str(path), None)
+    found = load_shape(str(path), None, cloud=True)
+    assert found.content.inside is None and not found.content.closed and "encloses nothing" in found.notes[-1]
 
 
 @pytest.mark.parametrize("ending", ["stl", "glb", "obj"])

@@ -1,5 +1,7 @@
 """Shapes: what is inside, points to learn from, surfaces of fields, and pictures of them."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,13 +10,13 @@ import implayer
 from applications.inr.solid import extract as extracting
 from applications.inr.solid.data import Shape, load_shape
 from applications.inr.solid.extract import extract
-from applications.inr.solid.inside import InsideTest
 from applications.inr.solid.points import SPREADS, SurfacePoints, box, overlap, test_sets
-from applications.inr.solid.soundness import repaired
-from applications.inr.solid.view import Camera, around, normals_of, places_of, rasterised
+from applications.shared.inside import InsideTest
+from applications.shared.soundness import repaired
+from applications.shared.view import Camera, around, normals_of, on_cube, places_of, portrait, rasterised, shaded
 from implayer import Surface
 from implayer.errors import NoSurfaceError
-from implayer.layers.surface_distance import winding
+from implayer.layers.surface_winding import solid_angles
 
 test_sets.__test__ = False  # a function of the application, no test
 
@@ -82,8 +84,11 @@ def test_open_meshes_have_the_generalised_winding_number():
     boundary = repaired(vertices, faces[~holes])
     test, points = InsideTest(boundary), anywhere(500)
     assert not boundary.closed and any("edges have a face on one side alone" in note for note in boundary.notes)
-    exact = winding(points, boundary.vertices[boundary.faces])
-    assert (test.winding(points) - exact).abs().max() < 1e-12
+    exact = solid_angles(points, boundary.vertices[boundary.faces])
+    found = test.winding(points)
+    whole = found == found.round()  # far from the holes, where they have no say
+    assert 50 < int(whole.sum()) < 450 and (found - exact)[whole].abs().max() < 0.25
+    assert (found - exact)[~whole].abs().max() < 1e-12
     assert torch.equal(test(points), exact.abs() >= 0.5)
     true = InsideTest(repaired(vertices, faces))(points)
     assert (test(points) == true).double().mean() > 0.97
@@ -99,18 +104,33 @@ def test_overlapping_parts_are_one_body_and_told():
     assert test.crossing() > 10 and not InsideTest(repaired(*one)).crossing()
 
 
-def test_a_surface_with_one_side_is_decided_by_parity():
-    # The projective plane with six vertices: every edge has two faces, and they cannot agree.
+def projective_plane() -> tuple[Tensor, Tensor]:
+    """With six vertices: every edge has two faces, and they cannot agree."""
     faces = torch.tensor(
         [[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 5], [0, 5, 1], [1, 2, 4], [2, 3, 5], [3, 4, 1], [4, 5, 2], [5, 1, 3]]
     )
-    vertices = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), faces
+
+
+def test_a_surface_with_one_side_is_decided_by_parity():
+    vertices, faces = projective_plane()
     boundary = repaired(vertices, faces)
     test, points = InsideTest(boundary), anywhere(500)
     assert boundary.even and not boundary.closed and test.parity
     # Parity does not depend on the direction of the rays.
     turned = InsideTest(repaired(vertices[:, [1, 2, 0]], faces))
     assert torch.equal(test(points), turned(points[:, [1, 2, 0]])) and bool(test(points).any())
+
+
+@pytest.mark.parametrize("kind", ["closed", "open", "one side"])
+def test_on_a_grid_as_point_by_point(kind: str):
+    vertices, faces = ball() if kind != "one side" else projective_plane()
+    faces = faces[vertices[faces].mean(1)[:, 0] < 0.4] if kind == "open" else faces
+    test, n = InsideTest(repaired(vertices / 2 + 0.503, faces)), 12
+    found, doubt = test.on_grid(n)
+    points = torch.cartesian_prod(*[torch.linspace(0, 1, n, dtype=torch.float64)] * 3)
+    assert torch.equal(found.reshape(-1), test(points)) and bool(found.any()) and not bool(found.all())
+    assert (0 < doubt < 0.2) == (kind == "open")
 
 
 # ------------------------------------------------------------------------------------------------- points and figures
@@ -205,3 +225,22 @@ def test_a_large_triangle_hides_what_is_behind():
     for azimuth, front in ((0.0, {0}), (180.0, {0, 1})):  # with y up the azimuth is counted from +z
         camera = Camera(torch.zeros(3), 1.5, azimuth=azimuth, elevation=0.0, size=100)
         assert set(rasterised(surface, camera).faces.tolist()) == front
+
+
+def test_portraits_are_shaded_from_the_side_that_is_asked_for():
+    vertices, faces = ball(nodes=41)
+    surface = Surface(vertices / 2 + torch.tensor([0.5, 0.5, 0.3], dtype=torch.float64), faces)  # radius 0.3, below
+    for up in ("y", "z"):
+        picture = portrait(surface, 30.0, 40, up)
+        camera = on_cube(30.0, 40, up)
+        dark = (picture.squeeze(-1) < 1).nonzero().double() + 0.5
+        middle = camera.projected(torch.tensor([[0.5, 0.5, 0.3]]).float()).at[0].flip(0).double()
+        assert (dark.mean(0) - middle).norm() < 0.1  # a parallel projection shows where it is, and how large
+        assert abs(len(dark) / (math.pi * (0.3 / 1.6 * 40) ** 2) - 1) < 0.1
+        brightest, darkest = ((picture - value).abs().flatten().argmin() for value in (0.999, 0.25))
+        assert int(brightest) // 40 < middle[0] < int(darkest) // 40  # lit from above
+    points, normals = surface.sample(20_000)
+    cloud = shaded(points.float(), normals.float(), on_cube(30.0, 40, "z"))
+    inner = (cloud > 0) & (picture.squeeze(-1) < 1)
+    assert (cloud - picture.squeeze(-1)).abs()[inner].median() < 0.02
+    assert bool((portrait(Surface(vertices[:0], faces[:0]), 0.0, 8) == 1).all())  # nothing

@@ -20,7 +20,7 @@ from implayer.errors import (
 from implayer.layers.level_set import LevelSetLayer
 from implayer.layers.level_set_residual import Stencil, VertexInverse, differences, frozen_inverse, residual
 from implayer.layers.surface import Surface
-from implayer.layers.surface_check import borders
+from implayer.layers.surface_edges import edges
 from implayer.solution import Status
 from implayer.solvers.marching import march
 
@@ -123,7 +123,7 @@ def test_torus_and_ellipsoid():
         (ellipsoid(48), 0, 4 / 3 * math.pi * 0.8 * 0.6 * 0.5),
     ):
         surface = layer(48)(phi)
-        count, balance = borders(surface.faces)
+        _, _, count, balance = edges(surface.faces)
         assert not balance.any()
         assert len(surface.vertices) - len(count) + len(surface.faces) == 2 - 2 * genus
         assert abs(float(surface.volume()) / volume - 1) < 1e-2
@@ -306,6 +306,42 @@ def test_frozen_inverse_is_one(wide: bool):
 
 
 # -------------------------------------------------------------------------------------------------- orders and modes
+@pytest.mark.parametrize("gauge", GAUGES)
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_direct_gradient_is_that_of_the_equation(gauge: str, ndim: int):
+    """Of all arguments, for vertices at the border too (random fields), thin grids, and slopes below the floor."""
+    for batch, grid, floor in (((3,), (5, 4, 3), 1e-6), ((), (2, 5, 2), 1e-6), ((), (4, 4, 4), 0.3)):
+        phi = torch.randn(*batch, *grid[:ndim], requires_grad=True)
+        level = torch.full(batch, 0.03, requires_grad=True)
+        spacing = torch.tensor([1.0, 1.3, 0.7][:ndim], requires_grad=True)
+        origin = torch.tensor([0.1, 0.2, 0.3][:ndim], requires_grad=True)
+        made = LevelSetLayer(level, gauge, spacing, origin, ndim=ndim, floor=floor, on_failure="ignore")(phi)
+        vertices = torch.cat([surface.vertices for surface in (made if batch else [made])])
+        loss = (vertices.sin() * torch.randn_like(vertices)).sum()
+        given = (phi, level, spacing, origin)
+        taped = torch.autograd.grad(loss, given, create_graph=True)
+        for one, other in zip(torch.autograd.grad(loss, given), taped, strict=True):
+            assert (one - other).abs().max() < 1e-12 * other.abs().max()
+            assert not one.requires_grad and other.requires_grad
+
+
+@pytest.mark.parametrize("gauge", GAUGES)
+@pytest.mark.parametrize("size", [1e-30, 1e25])
+def test_fields_and_cells_far_from_one_keep_their_gradient(gauge: str, size: float):
+    """In single precision, where the square of a slope is beyond the range."""
+    plain = sphere(9).float()
+    for field, cell in ((size, 1.0), (1.0, size**0.5), (size, size**0.5)):
+        phi = (plain * field).requires_grad_()
+        vertices = LevelSetLayer(gauge=gauge, spacing=cell)(phi).vertices
+        loss = (vertices / cell).sin().sum()
+        (g,) = torch.autograd.grad(loss, phi, create_graph=True)
+        (direct,) = torch.autograd.grad(loss, phi)
+        (one,) = torch.autograd.grad(LevelSetLayer(gauge=gauge)(plain.requires_grad_()).vertices.sin().sum(), plain)
+        assert one.abs().max() > 0.1
+        for found in (g, direct):
+            assert (found * field - one).abs().max() < 1e-4 * one.abs().max()
+
+
 def test_orders():
     phi = torus(10).requires_grad_()
     vertices = layer(10)(phi).vertices

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from implayer.errors import ShapeError, SolveError
+from implayer.errors import DtypeError, ShapeError, SolveError
 from implayer.layers.level_set import LevelSetLayer
-from implayer.layers.ray import GridField, ProjectionLayer, RayLayer
+from implayer.layers.ray import GridField, ProjectionLayer, RayLayer, _matching
 
 
 def rays(count: int = 20) -> tuple[Tensor, Tensor]:
@@ -132,3 +132,41 @@ def test_fields_that_do_not_fit():
         RayLayer(lambda p: p[..., 0], near=1.0, far=1.0)
     with pytest.raises(ShapeError, match="at least 2"):
         GridField(torch.zeros(1, 3))
+
+
+def test_a_field_that_is_nan_is_no_miss():
+    """It fails where NaN comes before a crossing, and not where it comes after."""
+    origins, along = torch.tensor([[0.0, 0.0, -3.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+
+    def spoiled(start: float):
+        return lambda p: torch.where(p[..., 2] > start, torch.nan, p.norm(dim=-1) - 1)
+
+    assert float(RayLayer(spoiled(0.0))(origins, along).distance) == pytest.approx(2.0)
+    for start in (-1.5, -4.0):
+        with pytest.raises(SolveError, match="NaN or infinity"):
+            RayLayer(spoiled(start))(origins, along)
+        assert not RayLayer(spoiled(start), on_failure="ignore")(origins, along).hit.any()
+    assert not RayLayer(spoiled(-1.5))(origins, along * 0).hit.any()  # it stays where the field is known
+
+
+def test_arguments_that_do_not_fit():
+    ball = lambda p: p.norm(dim=-1) - 1  # noqa: E731
+    for options in ({"far": torch.inf}, {"near": -torch.inf}, {"samples": 1}):
+        with pytest.raises(ValueError, match="both finite"):
+            RayLayer(ball, **options)
+    for layer in (RayLayer, ProjectionLayer):
+        with pytest.raises(ShapeError, match=r"`level` has shape \(2,\)"):
+            layer(ball, torch.zeros(2))
+    with pytest.raises(TypeError, match="the field gives float"):
+        RayLayer(lambda p: 1.0)(torch.zeros(1, 3), torch.ones(1, 3))
+    with pytest.raises(ValueError, match="`spacing` is 0"):
+        GridField(torch.zeros(3, 3), 0.0)
+    with pytest.raises(DtypeError, match=r"`phi` is torch\.int64"):
+        GridField(torch.zeros(3, 3).long())
+    with pytest.raises(ShapeError, match=r"\(\.\.\., 2\)"):
+        GridField(torch.zeros(3, 3))(torch.zeros(1, 3))
+    assert bool(GridField(torch.zeros(3, 3))(torch.full((1, 2), torch.nan)).isnan())
+    with pytest.raises(DtypeError, match="one floating-point type"):
+        _matching(torch.zeros(1, 3), torch.zeros(1, 3).float())
+    with pytest.raises(ShapeError, match="that broadcast"):
+        _matching(torch.zeros(1, 3), torch.zeros(2, 2))

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from implayer.errors import ShapeError
+from implayer.errors import DtypeError, ShapeError
 from implayer.layers.level_set import LevelSetLayer
 from implayer.layers.surface import Surface
+from implayer.layers.surface_check import require_faces, require_points
 from implayer.layers.surface_file import MeshFileError
 
 
@@ -90,3 +91,35 @@ def test_what_cannot_be_written(ball: Surface, tmp_path):
     with pytest.raises(ShapeError, match="curve"):
         Surface(torch.eye(2), torch.tensor([[0, 1]])).export(tmp_path / "ball.ply")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_surface_is_refused(ball: Surface, tmp_path):
+    points, faces = ball.vertices, ball.faces
+    for vertices, numbers, error in (
+        (points[:, :2], faces, ShapeError), (points, faces[:, [0, 1, 2, 2]], ShapeError), (points[:, 0], faces, ShapeError),
+        (points.int(), faces, DtypeError), (points, faces.float(), DtypeError), ([[0.0]], faces, TypeError),
+    ):  # fmt: skip
+        with pytest.raises(error, match="expected"):
+            require_faces(vertices, numbers)
+    for asked, error in (
+        (points[0], ShapeError),
+        (points[:, :2], ShapeError),
+        (points.int(), DtypeError),
+        (None, TypeError),
+    ):
+        with pytest.raises(error, match="`distance`"):
+            require_points(asked, 3, "distance")
+    with pytest.raises(ShapeError, match="as many dimensions"):
+        ball.chamfer(Surface(points[:, :2], faces[:, :2]))
+    with pytest.raises(ValueError, match="`count` is 0"):
+        ball.sample(0)
+    with pytest.raises(ShapeError, match="the area inf"):
+        Surface(points.float() * 1e30, faces).sample(3)
+    with pytest.raises(ShapeError, match="1 of 248 faces name vertices"):
+        Surface(points, faces.index_fill(0, torch.tensor([3]), 10**6)).export(tmp_path / "a.ply")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mesh.doc").write_text("x")
+    with pytest.raises(MeshFileError, match=r"ends with `.doc`; expected a mesh"):
+        Surface.read(tmp_path / "mesh.doc")
+    with pytest.raises(DtypeError, match="`dtype`"):
+        Surface.read(tmp_path / "mesh.doc", dtype=torch.int32)

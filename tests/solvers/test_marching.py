@@ -9,7 +9,7 @@ from scipy.ndimage import label
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from implayer.layers.surface_check import borders
+from implayer.layers.surface_edges import edges
 from implayer.solvers.marching import _decided, _hexagon, march
 from implayer.solvers.marching_topology import ambiguous_faces, cases, loops, patches
 
@@ -22,7 +22,7 @@ def vertices_of(phi: Tensor, level: float = 0.0) -> tuple[Tensor, Tensor]:
 
 
 def closed(faces: Tensor) -> bool:
-    return not bool(borders(faces)[1].any())
+    return not bool(edges(faces).balance.any())
 
 
 def padded(phi: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def test_cells_have_the_topology_of_the_trilinear_interpolant():
 
 
 def euler(faces: Tensor, count: int) -> int:
-    return count - len(borders(faces)[0]) + len(faces)
+    return count - len(edges(faces).count) + len(faces)
 
 
 @pytest.mark.parametrize("tunnel", [True, False])

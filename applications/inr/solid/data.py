@@ -1,11 +1,9 @@
 """The shape that a command names, and what a run keeps of it."""
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +13,17 @@ from implayer.layers.surface_file import MeshFileError
 from ...shared.application import Material
 from ...shared.data import data_root, find_file
 from ...shared.errors import InputError
-from .inside import InsideTest
-from .soundness import Boundary, repaired
+from ...shared.inside import InsideTest
+from ...shared.points import TABLES, read_points
+from ...shared.soundness import Boundary, repaired
 
-_TABLES = (".xyz", ".txt", ".npy")  # of points with normals
+_LEAST = 4  # points of a cloud
+_PROBES, _APART = (
+    4096,
+    0.02,
+)  # points in the box and near the surface, and how near, that tell whether anything is inside
+_NO_FACES = "points without faces: what is inside is told by the normals alone"
+_NOTHING = f"none of {2 * _PROBES} points in its box and near it is inside: it encloses nothing"
 _GENERATED = "torus"
 
 
@@ -46,7 +51,7 @@ class Shape:
 
     - `surface`: the mesh; without faces for a cloud of points.
     - `normals`: (V, 3) of the points of a cloud; None for a mesh.
-    - `inside`: which points are inside; None for a cloud.
+    - `inside`: which points are inside; None for a cloud, and for a mesh that encloses nothing.
     - `closed`: whether the mesh encloses a volume.
     """
 
@@ -65,19 +70,22 @@ def load_shape(
         return _material(source, source, repaired(*torus()), None, extent)
     what = "mesh (PLY, OBJ, STL, GLB)" + (", or points with normals (xyz, npy)" if cloud else "")
     path = find_file(source, data_root(data), "meshes", ".", what=what).resolve()
-    if path.suffix.lower() in _TABLES:
+    if path.suffix.lower() in TABLES:
         if not cloud:
             raise InputError(
                 f"`{path}` holds points; what is inside of them is not known. `implayer fit sdf` takes them."
             )
-        points, normals = _table(path)
+        points, normals = _with_normals(path)
         bare = Boundary(points, torch.zeros(0, 3).long(), torch.zeros(0, 2).long(), True, ())
         return _material(str(path), path.stem, bare, normals, extent)
     try:
         mesh = Surface.read(path, dtype=torch.float64)
     except MeshFileError as error:
         raise MeshReadError(str(error)) from error
-    return _material(str(path), path.stem, repaired(mesh.vertices, mesh.faces), None, extent)
+    found = _material(str(path), path.stem, repaired(mesh.vertices, mesh.faces), None, extent)
+    if found.content.inside is None and not cloud:
+        raise MeshReadError(f"`{path}`: {_NOTHING}. `implayer fit sdf` takes a surface alone.")
+    return found
 
 
 def torus(nodes: int = 40) -> tuple[Tensor, Tensor]:
@@ -88,23 +96,12 @@ def torus(nodes: int = 40) -> tuple[Tensor, Tensor]:
     return surface.vertices, surface.faces
 
 
-def _table(path: Path) -> tuple[Tensor, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy warns of empty files
-            rows = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else np.loadtxt(path, ndmin=2)
-        values = torch.from_numpy(np.asarray(rows, np.float64))
-    except (OSError, ValueError, TypeError, EOFError, UserWarning) as error:
-        raise MeshReadError(f"`{path}` could not be read as a table of points: {error}. It may be damaged.") from error
-    if values.ndim != 2 or values.shape[1] != 6 or len(values) < 4:
-        raise MeshReadError(
-            f"`{path}` has shape {tuple(values.shape)}; expected (points, 6): x y z and a normal, 4 points."
-        )
-    length = torch.linalg.vector_norm(values[:, 3:], dim=-1, keepdim=True)
-    bad = int((~values.isfinite()).any(-1).sum()), int((length == 0).sum())
-    if any(bad) or float(values[:, :3].abs().max()) > 1e12:
-        raise MeshReadError(f"`{path}`: of {len(values)} points {bad[0]} are not finite and {bad[1]} have no normal.")
-    return values[:, :3], values[:, 3:] / length
+def _with_normals(path: Path) -> tuple[Tensor, Tensor]:
+    points, normals = read_points(path)
+    if normals is None or len(points) < _LEAST:
+        found = f"{len(points)} points with" + ("out normals" if normals is None else " normals")
+        raise MeshReadError(f"`{path}` has {found}; expected at least {_LEAST} rows of x, y, z and a normal.")
+    return points, normals
 
 
 def _material(source: str, name: str, boundary: Boundary, normals: Tensor | None, extent: float) -> Material:
@@ -115,8 +112,8 @@ def _material(source: str, name: str, boundary: Boundary, normals: Tensor | None
         raise MeshReadError(f"`{source}`: {len(boundary.faces)} faces without any area; expected a surface.")
     points = (points - centre) / size
     boundary = Boundary(points, boundary.faces, boundary.rim, boundary.even, ())
-    inside = InsideTest(boundary) if normals is None else None
-    notes = tuple(f"{source}: {note}" for note in (*notes, *_remarks(boundary, inside)))
+    inside, told = _inside(boundary) if normals is None else (None, [_NO_FACES])
+    notes = tuple(f"{source}: {note}" for note in (*notes, *told))
     surface = Surface(points.float(), boundary.faces)
     digest = hashlib.sha256(surface.vertices.numpy().tobytes() + surface.faces.numpy().tobytes()).hexdigest()
     lower, upper = (end.tolist() for end in (surface.vertices.amin(0), surface.vertices.amax(0)))
@@ -125,16 +122,14 @@ def _material(source: str, name: str, boundary: Boundary, normals: Tensor | None
     return Material(kept, Shape(name, surface, drawn, inside, inside is not None and boundary.closed), notes)
 
 
-def _remarks(boundary: Boundary, inside: InsideTest | None) -> list[str]:
-    """How it is decided what is inside, where that is not plain."""
-    if inside is None:
-        return ["points without faces: what is inside is told by the normals alone"]
-    if inside.parity:
-        return ["faces cannot agree with their neighbours: inside is where a ray crosses an odd number of them"]
-    if not boundary.closed:
-        return ["inside is where the winding number is at least one half"]
-    crossing = inside.crossing()
-    if crossing:
-        found = f"the mesh cuts itself or holds a second sheet ({crossing} faces of those probed)"
-        return [f"{found}: inside is what is enclosed at all"]
-    return []
+def _inside(boundary: Boundary) -> tuple[InsideTest | None, list[str]]:
+    """What is inside of a mesh, or None where that is nothing; and what there is to say of it."""
+    test, surface = InsideTest(boundary), Surface(boundary.vertices, boundary.faces)
+    if boundary.closed and abs(float(surface.volume())) > 0:
+        return test, test.remarks()
+    generator = torch.Generator().manual_seed(0)
+    low, high = boundary.vertices.amin(0) - _APART, boundary.vertices.amax(0) + _APART
+    near = surface.sample(_PROBES, generator=generator)[0]
+    near = near + _APART * torch.randn(near.shape, dtype=near.dtype, generator=generator)
+    probes = torch.cat([low + (high - low) * torch.rand(near.shape, dtype=near.dtype, generator=generator), near])
+    return (test, test.remarks()) if bool(test(probes).any()) else (None, [_NOTHING])

@@ -16,17 +16,17 @@ from ...shared.options import AbstractNewRun, Eval, Resume, require_least
 from ...shared.pictures import write_picture
 from ...shared.run_folder import RunFolder
 from ...shared.training import Record
+from ...shared.view import around, normal_map
 from ..check import check_field
 from ..models.networks import AbstractNetwork
 from .commands import OCCUPANCY_TASK, SDF_TASK
 from .config import OccupancyConfig, SdfConfig, SolidConfig
 from .data import Shape, SolidSource, load_shape
 from .extract import extract
-from .field import SpaceField, sharpened, space_network
+from .field import SpaceField, natural_scale, sharpened, space_network
 from .measure import classified, compared, differentiated
 from .points import MARGIN
 from .tasks import OccupancyTask, SdfTask, SolidTask
-from .view import around, normal_map
 
 Config = TypeVar("Config", bound=SolidConfig)
 Shapes = Material[SolidSource, Shape]
@@ -80,6 +80,7 @@ class AbstractSolidFit(AbstractApplication[Config, SolidSource, Shape, SolidTask
         field = SpaceField(sharpened(task.model, stored.config), stored.config)
         metrics, said = self.judged(field, stored, task.shape, folder)
         draw_learning(folder, record.history)
+        metrics["network"] = [3, 1, natural_scale(unit=task.unit)]
         parameters = sum(parameter.numel() for parameter in task.parameters)
         sentence = (
             f"{said}, {record.step_time_ms:.0f} ms a step, {record.peak_memory_mb:.0f} MiB, {parameters} parameters, "

@@ -14,10 +14,10 @@ from ...shared.files import require_target
 from ...shared.options import require_finite, require_least
 from ...shared.pictures import write_picture
 from ...shared.run_folder import open_run
+from ...shared.view import Camera, Seen, around, coloured, normals_of, places_of, rasterised
 from .commands import RenderSolid
 from .field import SpaceField
 from .fit import FITS, in_space
-from .view import Camera, Seen, around, coloured, normals_of, places_of, rasterised
 
 _MESHES = (".ply", ".obj", ".glb")
 _SAMPLES = 9  # of the field along a ray, within two cells of the mesh

@@ -14,12 +14,12 @@ from ...shared.figures import save_figure, subplots
 from ...shared.files import write_json
 from ...shared.options import RunOptions, require_least
 from ...shared.run_folder import RunFolder, versions
+from ...shared.view import around, normal_map
 from ..config import ModelName
 from .commands import Figure9, FitOccupancy
 from .config import PAPER_OCCUPANCY, OccupancyConfig
 from .data import load_shape
 from .fit import MESH, OCCUPANCIES, in_space
-from .view import around, normal_map
 
 NETWORKS: dict[str, tuple[ModelName, int, int]] = {
     "explicit 1L-512D": ("fourier-mfn", 1, 512),

@@ -8,6 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from implayer.layers.surface_edges import edges, rim
+
 
 @dataclass(frozen=True)
 class Boundary:
@@ -51,21 +53,14 @@ def repaired(vertices: Tensor, faces: Tensor) -> Boundary:
         faces, turned = _agreeing(faces)
         if turned:
             notes.append(f"{turned} of {len(faces)} faces look to another side than their neighbours: turned")
-    rim, even = _rim(faces)
-    if len(rim):
-        notes.append(f"the mesh is not closed, {len(rim)} edges have a face on one side alone")
+    found = edges(faces)
+    ends, even = rim(faces, found), bool((found.count % 2 == 0).all())
+    if len(ends):
+        notes.append(f"the mesh is not closed, {len(ends)} edges have a face on one side alone")
     elif len(faces) and float(_volume(points, faces)) < 0:
         faces = faces.flip(-1)
         notes.append("the faces look inwards: all turned")
-    return Boundary(points, faces, rim, even, tuple(notes))
-
-
-def _edges(faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(3 F,) the number of the edge of each side of the faces, 1 or -1 for its direction, and how many faces edges have."""
-    a, b = faces.t().reshape(-1), faces[:, [1, 2, 0]].t().reshape(-1)
-    size = int(faces.max()) + 1 if faces.numel() else 1
-    _, edge, count = (torch.minimum(a, b) * size + torch.maximum(a, b)).unique(return_inverse=True, return_counts=True)
-    return edge, torch.where(a < b, 1, -1), count
+    return Boundary(points, faces, ends, even, tuple(notes))
 
 
 def _agreeing(faces: Tensor) -> tuple[Tensor, int]:
@@ -74,8 +69,7 @@ def _agreeing(faces: Tensor) -> tuple[Tensor, int]:
     Each face is two nodes of a graph, as it is and turned; neighbours that agree are joined. Components of the graph then
     are ways to turn all faces of a piece, in pairs; that which turns fewer is taken.
     """
-
-    edge, sign, count = _edges(faces)
+    edge, sign, count, _ = edges(faces)
     size = len(faces)
     order = edge.argsort()
     order = order[(count == 2)[edge[order]]].view(-1, 2)
@@ -93,18 +87,6 @@ def _agreeing(faces: Tensor) -> tuple[Tensor, int]:
     share = many / torch.bincount(lower, minlength=2 * size).clamp(1)
     flip = torch.where(share[lower] > 0.5, 1 - flip, flip).bool() & (kept != turned)  # equal: a piece with one side
     return torch.where(flip.unsqueeze(-1), faces.flip(-1), faces), int(flip.sum())
-
-
-def _rim(faces: Tensor) -> tuple[Tensor, bool]:
-    """The chain of edges that bounds the faces, each as often as it counts, and whether edges have even numbers of faces."""
-    edge, sign, count = _edges(faces)
-    balance = torch.zeros_like(count).index_add(0, edge, sign)
-    first = torch.full_like(count, len(edge)).scatter_reduce(0, edge, torch.arange(len(edge)), "amin")
-    left = (balance != 0).nonzero().view(-1)
-    a, b = faces.t().reshape(-1), faces[:, [1, 2, 0]].t().reshape(-1)
-    ends = torch.stack([torch.minimum(a, b), torch.maximum(a, b)], -1)[first[left]]
-    ends = torch.where((balance[left] > 0).unsqueeze(-1), ends, ends.flip(-1))
-    return ends.repeat_interleave(balance[left].abs(), 0), bool((count % 2 == 0).all())
 
 
 def _volume(points: Tensor, faces: Tensor) -> Tensor:
