@@ -17,8 +17,8 @@ from .config import FieldConfig
 from .models.build import build_model
 from .models.networks import AbstractNetwork
 from .render_options import AbstractRender
+from .sampled_task import SampledTask
 from .states import recall_states
-from .task import FieldTask
 
 Config = TypeVar("Config", bound=FieldConfig)
 Source = TypeVar("Source")
@@ -33,7 +33,7 @@ class Network(NamedTuple):
     scale: float
 
 
-class AbstractSignalTask(FieldTask, Generic[Content]):
+class AbstractSignalTask(SampledTask, Generic[Content]):
     """The points of a signal that is there as a whole."""
 
     content: Content

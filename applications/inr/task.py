@@ -13,13 +13,12 @@ from ..shared.errors import CheckpointError
 from ..shared.metrics import psnr, squared_error
 from ..shared.ranks import ranks
 from ..shared.training import AbstractTask
-from .cache import AbstractCache, FixedPointCache, Rows
+from .cache import AbstractCache, Rows
 from .config import FieldConfig
 from .models.build import build_model
 from .models.networks import AbstractNetwork
 
 _CHUNK_ENTRIES = {"cpu": 2**19, "cuda": 2**26}  # of (points, width): arrays of 2 MiB stay in a CPU's last cache
-_PERMUTED = 2**26  # more points than these are drawn with repetition, for their permutation would take 0.5 GiB
 _PROBES = 4096  # points of the signal from which a guard takes its own
 
 
@@ -42,31 +41,23 @@ class Batch:
 
 
 class FieldTask(AbstractTask):
-    """A network for one signal. A signal with samples gives `count` and `take`; one without overrides `draw`.
+    """A network for one signal, in one of two forms: `SampledTask` for signals with samples, `DrawnTask` for others.
 
-    What a subclass may override, most need the first alone:
+    What a subclass may override, most need none of it:
 
-    - `take(rows)`: the points of these rows of the signal (a slice, or a tensor of indices on the CPU).
-    - `draw(points, generator)`: fresh points, for signals that are no list of samples (with `count` 0).
     - `penalty(output, batch)`: (points,) the loss at each point; mean square error over the outputs by default.
     - `losses(batch, z)`: where the loss needs more than the output, as derivatives: (points,) losses, what is reported, and
       the hidden states to start from next time.
     - `figures(loss, reported)`: what a step reports; loss and PSNR by default.
-    - `make_cache()`: where fixed points are kept; by index, or nowhere for drawn points.
 
-    One step has `config.batch` points (0: all), which are worked on `chunk` at a time: the gradient is that of all of them,
-    memory is that of a chunk.
+    The points of a step are worked on `chunk` at a time: the gradient is that of all of them, memory is that of a chunk.
     """
 
     model: AbstractNetwork
     remedy = "the map of the layer is no contraction any more: use `--norm guard` or `--norm spectral`"
 
-    def __init__(
-        self, config: FieldConfig, device: torch.device, *, inputs: int, outputs: int, scale: float, count: int
-    ):
-        self.config, self.device, self.count = config, device, count
-        self.team = ranks()
-        self.own = self.team.share(count)  # the points whose fixed points are kept, and which are worked on, here
+    def __init__(self, config: FieldConfig, device: torch.device, *, inputs: int, outputs: int, scale: float):
+        self.config, self.device, self.team = config, device, ranks()
         self.seed, self.total_steps = config.seed, config.steps
         self.model = build_model(config, inputs, outputs, scale).to(device).eval()
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -75,17 +66,29 @@ class FieldTask(AbstractTask):
         entries = _CHUNK_ENTRIES.get(device.type, _CHUNK_ENTRIES["cuda"])
         self.chunk = max(entries // self.model.width, 1) if config.chunk is None else config.chunk
         self.cache = self.make_cache() if self.model.implicit else None
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.long))  # the epoch and its permutation
         self._watched = False
 
     # ------------------------------------------------------------------------------------- what a signal is made of
+    @property
     @abc.abstractmethod
-    def take(self, rows: Rows) -> Batch:
-        """The points of these rows."""
+    def points(self) -> int:
+        """How many points a step has."""
 
-    def draw(self, points: int, generator: torch.Generator) -> Batch:
-        """Fresh points; only signals without a list of samples have them."""
-        raise NotImplementedError(f"`{type(self).__name__}` has no samples and draws none")
+    @abc.abstractmethod
+    def batches(self, done: int) -> Iterator[Batch]:
+        """The points of step `done`, those of this process, at most `chunk` at a time."""
+
+    @abc.abstractmethod
+    def some(self, points: int, generator: torch.Generator) -> Batch:
+        """Any points of the whole signal."""
+
+    @abc.abstractmethod
+    def make_cache(self) -> AbstractCache | None:
+        """Where fixed points are kept from step to step, or nowhere."""
+
+    @abc.abstractmethod
+    def place(self, batch: Batch) -> Rows | Tensor:
+        """Where the fixed points of these points are kept in this process."""
 
     def penalty(self, output: Tensor, batch: Batch) -> Tensor:
         """(points, outputs) -> (points,)."""
@@ -105,14 +108,6 @@ class FieldTask(AbstractTask):
         """From the mean loss of the step, and the means over its points of what `losses` reported."""
         return {"loss": loss, "psnr": psnr(reported["squared_error"])}
 
-    def make_cache(self) -> AbstractCache | None:
-        """Where fixed points are kept from step to step."""
-        if not self.own:
-            return None
-        return FixedPointCache(
-            len(self.own), self.model.width, dtype=self.kept, device=self.device, budget_mb=self.config.cache_mb
-        )
-
     # ------------------------------------------------------------------------------------------------------ one step
     def step(self) -> dict[str, float]:
         """One step of the optimiser."""
@@ -121,7 +116,7 @@ class FieldTask(AbstractTask):
         measured = self.model.follow_weights()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(done)
-        loss, reported, points = 0.0, {}, self.config.batch or self.count
+        loss, reported, points = 0.0, {}, self.points
         for batch in self.batches(done):
             part, sums = self._accumulate(batch, points)
             loss += part
@@ -133,26 +128,6 @@ class FieldTask(AbstractTask):
         self.optimizer.step()
         self.optimizer.zero_grad()
         return self.figures(loss, reported) | measured
-
-    def batches(self, done: int) -> Iterator[Batch]:
-        """The points of step `done`, at most `chunk` at a time."""
-        points = self.config.batch or self.count
-        chunk = min(self.chunk or points, points)
-        if not self.count:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + done)
-            for number, first in enumerate(range(0, points, chunk)):
-                batch = self.draw(min(chunk, points - first), generator)
-                if number % self.team.count == self.team.rank:
-                    yield batch
-        elif points >= self.count:
-            for first in range(self.own.start, self.own.stop, chunk):
-                yield self.take(slice(first, min(first + chunk, self.own.stop)))
-        else:
-            drawn = self._drawn(done, points)
-            if self.team.count > 1:
-                drawn = drawn[(drawn >= self.own.start) & (drawn < self.own.stop)]
-            for rows in drawn.split(chunk) if len(drawn) else ():
-                yield self.take(rows)
 
     def rate(self, done: int) -> float:
         """The learning rate of step `done`."""
@@ -175,7 +150,7 @@ class FieldTask(AbstractTask):
             self.team.add(parameter.grad for parameter in self.parameters if parameter.grad is not None)
 
     def _accumulate(self, batch: Batch, points: int) -> tuple[float, dict[str, float]]:
-        place = batch.x if batch.rows is None else self._kept_at(batch.rows)
+        place = self.place(batch)
         start = self._start(batch, place)
         losses, reported, state = self.losses(batch, start)
         del start
@@ -186,11 +161,6 @@ class FieldTask(AbstractTask):
         # `inputs`: without them the unused gradient of the start would be formed, too.
         torch.autograd.backward(loss, inputs=self.parameters)
         return float(loss.detach()), reported
-
-    def _kept_at(self, rows: Rows) -> Rows:
-        """Where the fixed points of these points are kept in this process."""
-        first = self.own.start
-        return slice(rows.start - first, rows.stop - first) if isinstance(rows, slice) else rows - first
 
     def _start(self, batch: Batch, place: Rows | Tensor) -> Tensor | None:
         """The fixed points of the last step; where there is none, by a full solve."""
@@ -203,16 +173,6 @@ class FieldTask(AbstractTask):
         new = (~known).nonzero().squeeze(-1)
         return z.index_copy(0, new, self.model.solved(batch.x.detach()[new]))
 
-    def _drawn(self, done: int, points: int) -> Tensor:
-        if self.count > _PERMUTED:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + done)
-            return torch.randint(self.count, (points,), generator=generator)
-        epoch, place = divmod(done, max(self.count // points, 1))
-        if self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._order = (epoch, torch.randperm(self.count, generator=generator))
-        return self._order[1][place * points : (place + 1) * points]
-
     def _watch(self) -> None:
         """Show points of the whole signal to the network before its first step; later ones know them from the state."""
         if self._watched:
@@ -221,11 +181,7 @@ class FieldTask(AbstractTask):
         if self.steps_done():
             return
         generator = torch.Generator().manual_seed(self.seed)
-        if self.count:
-            batch = self.take(torch.randint(self.count, (_PROBES,), generator=generator))
-        else:
-            batch = self.draw(_PROBES, generator)
-        self.model.watch(batch.x)
+        self.model.watch(self.some(_PROBES, generator).x)
 
     # --------------------------------------------------------------------------------------------------- checkpoints
     def further_state(self) -> dict[str, Tensor]:

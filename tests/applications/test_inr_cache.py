@@ -8,8 +8,10 @@ import torch
 
 from applications.inr.cache import FixedPointCache, VoxelCache
 from applications.inr.config import FieldConfig
+from applications.inr.drawn_task import DrawnTask
 from applications.inr.models.build import build_model
-from applications.inr.task import Batch, FieldTask
+from applications.inr.sampled_task import SampledTask
+from applications.inr.task import Batch
 from applications.shared.errors import CheckpointError
 
 CPU = torch.device("cpu")
@@ -22,7 +24,7 @@ def single_precision():
     torch.set_default_dtype(torch.float64)
 
 
-class Wave(FieldTask):
+class Wave(SampledTask):
     """A sound of 60 samples."""
 
     def __init__(self, **changes):
@@ -37,14 +39,13 @@ class Wave(FieldTask):
         return Batch(self.x[rows], self.y[rows], None, rows)
 
 
-class Drawn(Wave):
+class Drawn(DrawnTask):
     """The same, at points of the continuum."""
 
     def __init__(self, cache=None, **changes):
         self.kind = cache
-        super().__init__(**changes)
-        self.count = 0
-        self.cache = self.make_cache()
+        config = dataclasses.replace(FieldConfig(width=16, steps=40, norm="spectral", half_states=False), **changes)
+        super().__init__(config, CPU, inputs=1, outputs=1, scale=10.0)
 
     def draw(self, points, generator):
         x = torch.rand(points, 1, generator=generator) * 2 - 1

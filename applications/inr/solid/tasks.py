@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cosine_similarity
 
-from ..cache import AbstractCache, Rows, VoxelCache
-from ..task import Batch, FieldTask
+from ..cache import AbstractCache, VoxelCache
+from ..drawn_task import DrawnTask
+from ..task import Batch
 from .config import OccupancyConfig, SdfConfig, SolidConfig
 from .data import Shape
 from .field import natural_scale
@@ -14,18 +15,14 @@ from .points import SurfacePoints, about, box, uniform
 _SHARPNESS = 100.0  # of exp(-100 |phi|): off the surface, |phi| beyond a few hundredths costs nothing (SIREN)
 
 
-class SolidTask(FieldTask):
+class SolidTask(DrawnTask):
     """A network on space, and points that are drawn from the continuum."""
 
     config: SolidConfig
 
     def __init__(self, config: SolidConfig, shape: Shape, device: torch.device, *, unit: bool = False):
         self.shape, self.unit = shape, unit
-        super().__init__(config, device, inputs=3, outputs=1, scale=natural_scale(unit=unit), count=0)
-
-    def take(self, rows: Rows) -> Batch:
-        """There are no samples with numbers."""
-        raise NotImplementedError(f"a shape has no samples, so none at {rows}")
+        super().__init__(config, device, inputs=3, outputs=1, scale=natural_scale(unit=unit))
 
     def make_cache(self) -> AbstractCache | None:
         """At voxels of the box of the coordinates, where that is asked for."""
