@@ -251,22 +251,24 @@ class Postponed(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.demand, ctx.count, *leaves = inputs
-        ctx.save_for_backward(*leaves[ctx.count :])
+        carrier = torch.empty(0)  # what hangs on a saved tensor is set free with the graph
+        carrier.demand, ctx.count, *leaves = inputs  # type: ignore[attr-defined]
+        ctx.save_for_backward(carrier, *leaves[ctx.count :])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         given, head = [g for g in cotangents if g is not None], (None,) * (2 + ctx.count)
-        needed, again = ctx.needs_input_grad[len(head) :], torch.is_grad_enabled()
         if not given:
             return (None,) * len(ctx.needs_input_grad)
+        needed, again = ctx.needs_input_grad[len(head) :], torch.is_grad_enabled()
+        carrier, *tensors = ctx.saved_tensors
         if not (again or transforms() or any(map(_functorch.is_legacy_batchedtensor, given))):
-            found = ctx.demand.pull(*cotangents)
-            return *head, *(part if need else None for part, need in zip(found, needed, strict=True))
+            pulled = zip(carrier.demand.pull(*cotangents), needed, strict=True)
+            return *head, *(part if need else None for part, need in pulled)
         with torch.enable_grad():
-            ys = [y for y, g in zip(ctx.demand.attached(*ctx.saved_tensors), cotangents, strict=True) if g is not None]
-        wanted = [tensor for tensor, need in zip(ctx.saved_tensors, needed, strict=True) if need]
+            ys = [y for y, g in zip(carrier.demand.attached(*tensors), cotangents, strict=True) if g is not None]
+        wanted = [tensor for tensor, need in zip(tensors, needed, strict=True) if need]
         found = iter(torch.autograd.grad(ys, wanted, given, create_graph=again, allow_unused=True))
         return *head, *(next(found) if need else None for need in needed)
 

@@ -96,6 +96,10 @@ class ImplicitLayer(torch.nn.Module):
         self.F, self.gauge, self.initial = F, gauge, initial
         self.forward_solver = forward_solver
         self.adjoint = ImplicitAdjoint() if adjoint is None else adjoint
+        if not callable(getattr(self.adjoint, "apply", None)) or isinstance(adjoint, type):
+            raise TypeError(
+                f"`adjoint` is {adjoint!r}; pass an object, for example `ImplicitAdjoint()`, or None for that."
+            )
         self.event_ndim, self.sign = event_ndim, sign
         self.on_failure: OnFailure = on_failure
         self._probed: set[Any] = set()

@@ -31,19 +31,31 @@ class Asked:
             found.append(numbers)
         return found
 
-    def names(self, known: Iterable[str]) -> list[str]:
-        """The systems, each of them known."""
-        known, asked = list(known), [name.strip() for name in self.systems.split(",")]
+    def programs(self, form: str) -> list[tuple[int, ...]]:
+        """The sizes of programs, none of which has more equations than unknowns."""
+        found = self.shapes(form)
+        for samples, n, m, p in found:
+            if m > n:
+                raise InputError(
+                    f"`--sizes` holds `{samples}x{n}x{m}x{p}`: {m} equations for {n} unknowns; expected fewer."
+                )
+        return found
+
+    def names(self, known: Iterable[str], option: str = "systems") -> list[str]:
+        """The systems (or what the option names), each of them known."""
+        known, asked = list(known), [name.strip() for name in getattr(self, option).split(",")]
         for name in asked:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; perhaps `{near[0]}`" if near else ""
-                raise InputError(f"`--systems` holds `{name}`; expected some of {', '.join(known)}{hint}.")
+                raise InputError(f"`--{option}` holds `{name}`; expected some of {', '.join(known)}{hint}.")
         return asked
 
     def checked(self) -> "Asked":
-        """The same once repetitions and threads are found to be positive."""
+        """The same once repetitions, threads and a limit of time are found to be positive."""
         for name in ("reps", "threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"`--{name}` is {getattr(self, name)}; expected at least 1.")
+        if not getattr(self, "limit", 1) > 0:
+            raise InputError(f"`--limit` is {getattr(self, 'limit', 1)}; expected a positive number.")
         return self

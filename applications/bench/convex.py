@@ -53,9 +53,11 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(_measured(case, system, options)))
         return 0
     systems = options.names(SYSTEMS)
-    cases = ["x".join(map(str, shape)) for shape in options.shapes("128x100x0x100")] if options.sizes else []
+    cases = ["x".join(map(str, shape)) for shape in options.programs("128x100x0x100")] if options.sizes else []
+    examples = options.names(EXAMPLES, "examples") if options.examples else []
+    batches = [batch for (batch,) in options.shapes("16", "batches")] if examples else []
     prepare(options.checked().threads)
-    cases += [f"{name}:{batch}" for name in options.examples.split(",") if name for batch in options.batches.split(",")]
+    cases += [f"{name}:{batch}" for name in examples for batch in batches]
     for case in cases:
         print(f"\n{case.replace(':', ', batch ')}")
         print(f"  {'system':14} {'forward':>9} {'backward':>9} {'total ms':>9} {'+MB':>7}  err gradient")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from implayer.layers.eigen import EigenLayer
 
+from ..shared.errors import InputError
 from ..shared.memory import PeakMemory
 from .asked import Asked
 from .core import prepare
@@ -226,6 +227,9 @@ def main(arguments: list[str]) -> int:
         return _print_memory(options.memory_of, sides[0])
     names = options.names(SYSTEMS)
     batches = options.shapes("64x32x3", "batches") if options.batches else []
+    for samples, n, k in batches:
+        if not 1 <= k <= n:
+            raise InputError(f"`--batches` holds `{samples}x{n}x{k}`: {k} pairs of {n} rows; expected 1 to {n}.")
     prepare(options.checked().threads)
     for side in sides:
         names = _one_size(side, names, options)

@@ -40,7 +40,7 @@ class Options(Asked):
 def main(arguments: list[str]) -> int:
     """Run with command-line arguments; returns the exit code."""
     options = tyro.cli(Options, args=arguments, prog="implayer bench qp")
-    shapes, names = options.shapes("64x50x10x50"), options.names(SYSTEMS)
+    shapes, names = options.programs("64x50x10x50"), options.names(SYSTEMS)
     if options.dtype not in ("float64", "float32"):
         raise InputError(f"`--dtype` is `{options.dtype}`; expected float64 or float32.")
     prepare(options.checked().threads)

@@ -62,14 +62,14 @@ def load_landmarks(config: MatchingConfig, root: Path) -> Landmarks:
 
     **Raises** `InputError`, which says what is missing, where it can be had, and where to put it.
     """
-    if config.data_set == "cub":
-        return _birds(config, root)
-    points, sha256 = load_sequence(config.data_set, root)
-    pictures = load_frames(root) if config.features != "geometry" else {}
     if config.features != "geometry" and config.data_set != "house":
         raise InputError(
             f"`--features {config.features}` needs pictures, which are there for `--data-set house` alone."
         )
+    if config.data_set == "cub":
+        return _birds(config, root)
+    points, sha256 = load_sequence(config.data_set, root)
+    pictures = load_frames(root) if config.features != "geometry" else {}
     frames = sorted(pictures) if pictures else range(len(points))
     inner = [frame for frame in frames if TRAINED[0] <= frame < TRAINED[1]]
     train = _pairs([(a, b) for a in inner for b in inner if a < b])

@@ -45,8 +45,8 @@ class Scenes:
     notes: tuple[str, ...] = ()
 
 
-def load_scenes(data_set: DataSet, root: Path) -> Scenes:
-    """The pictures that are asked for.
+def load_scenes(data_set: DataSet, root: Path, *, given: bool = False) -> Scenes:
+    """The pictures that are asked for; where the root was `given` by name, it has to be a folder.
 
     **Raises** `InputError`, which says what is missing and where to put it.
     """
@@ -55,6 +55,8 @@ def load_scenes(data_set: DataSet, root: Path) -> Scenes:
         return _folder(root)
     if data_set == "camvid" or (data_set == "auto" and camvid):
         return _camvid(root)
+    if given and not root.is_dir():
+        raise InputError(f"`--data {root}` is no folder; expected one with {PICTURES}/ and {MASKS}/, or a data root.")
     note = f"no pictures were found in `{root}`, so generated scenes are used: {_EXPECTED}"
     return generated(() if data_set == "generated" else (note,))
 

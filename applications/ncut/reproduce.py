@@ -47,7 +47,7 @@ def learning_curves(command: Figure10) -> None:
     CUTS.check(config)
     options = RunOptions(quiet=command.quiet, threads=command.threads, device="cpu")
     set_threads(command.threads)
-    scenes = load_scenes(config.data_set, data_root(command.data))
+    scenes = load_scenes(config.data_set, data_root(command.data), given=command.data is not None)
     shown = spread(spread(scenes.test, config.pictures), SHOWN)
     folders = {name: _trained(out / name, replace(config, model=name), options, command.data) for name in MODELS}
     rows = [_of_run(folder, shown) for folder in folders.values()]

@@ -25,7 +25,8 @@ _FOLDERS = ("ncut/bsds500/test", "ncut/bsds500/train", "ncut/camvid/test", "imag
 
 def segment(command: Segment) -> Path:
     """Write the mask and the overlay of a picture. Returns the path of the mask."""
-    require_least(command, {"size": LEAST_SIDE})
+    require_least(command, {"size": LEAST_SIDE, "max_pixels": 1})
+    _require_place(command.out)
     if command.size > _LARGEST_SIZE:
         raise InputError(f"`--size` is {command.size}; expected at most {_LARGEST_SIZE}.")
     path = find_file(command.picture, data_root(command.data), *_FOLDERS)
@@ -51,6 +52,14 @@ def segment(command: Segment) -> Path:
     if not command.options.quiet:
         print(_sentence(path, mask, (out, laid_over), picture.notes))
     return out
+
+
+def _require_place(out: Path | None) -> None:
+    """Refuse a name that cannot be written to, before the picture is cut."""
+    if out is not None and out.is_dir():
+        raise InputError(f"`--out {out}` is a folder; expected the name of a PNG file, such as `{out / 'mask.png'}`.")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"`--out {out}`: there is no folder `{out.parent}`. Make it, or choose another name.")
 
 
 def _sentence(path: Path, mask: Tensor, written: tuple[Path, Path], notes: tuple[str, ...]) -> str:

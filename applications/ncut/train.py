@@ -60,7 +60,7 @@ class CutTraining(AbstractApplication[NCutConfig, SceneSource, Scenes, Segmentat
 
     def load(self, command: TrainNCut) -> Material[SceneSource, Scenes]:
         """The pictures that the command names."""
-        return _material(load_scenes(command.config.data_set, data_root(command.data)))
+        return _material(load_scenes(command.config.data_set, data_root(command.data), given=command.data is not None))
 
     def load_again(self, stored: Stored, command: Resume) -> Material[SceneSource, Scenes]:
         """The pictures of the run."""

@@ -35,9 +35,11 @@ def write_atomically(path: Path, write: Callable[[Path], object], size: int = 0)
         written = partial.stat().st_size if partial.exists() else 0
         partial.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+        needed = max(size, written)
+        full = free <= needed or "space" in str(error).lower() or "quota" in str(error).lower()
         raise CheckpointWriteError(
-            f"`{path}` could not be written ({error}): {max(size, written)} bytes needed, {free} bytes free there."
-            " What was saved before is intact; free some space and go on with `implayer resume`."
+            f"`{path}` could not be written ({error}): {needed} bytes needed, {free} bytes free there."
+            f" What was saved before is intact; {'free some space' if full else 'mend that'} and go on with `implayer resume`."
         ) from error
 
 

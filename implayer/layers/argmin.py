@@ -15,7 +15,7 @@ from ..failures import OnFailure
 from ..layer import ImplicitLayer
 from ..linear.auto import Auto
 from ..linear.lu import LU
-from ..linear.minimal_norm import MinimalNormMultipliers
+from ..linear.minimal_norm import MinimalNorm
 from ..linearise import Request
 from ..modes import forward_mode, no_autocast, saving_is_hooked, transforms
 from ..problem import Layout, Problem
@@ -157,7 +157,7 @@ class _KKTAdjoint(AbstractAdjoint):
     def apply(self, request: Request) -> Solution:
         """Solve, and attach the derivative to the value."""
         _, nu, lam = request.problem.y0
-        linear_solver = MinimalNormMultipliers(self.adjoint.linear_solver, nu.shape[-1] + lam.shape[-1])
+        linear_solver = MinimalNorm(self.adjoint.linear_solver, nu.shape[-1] + lam.shape[-1])
         return replace(self.adjoint, linear_solver=linear_solver).apply(request)
 
 

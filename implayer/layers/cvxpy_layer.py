@@ -10,16 +10,18 @@ from torch import Tensor
 
 from .._tree import map_tensors
 from ..adjoints import AbstractAdjoint, ImplicitAdjoint
-from ..errors import DeviceError, DtypeError, ImplayerError, ShapeError, SolveError
+from ..errors import DeviceError, DtypeError, ImplayerError, NotConvexError, ShapeError, SolveError
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
-from ..linear.sparse_lu import MinimalNormLU
+from ..linear.minimal_norm import MinimalNorm
 from ..modes import is_plain, transforms
 from ..solution import Solution, Status
 from ..solvers.conic import ConicSolver
 from .canonical import canonicalise
 from .cone_gradient import solve_directly, with_batch
 from .cone_program import ConeData, Point
+from .elimination_direct import solve_quadratic
+from .naming import renamed
 from .qp import QPLayer
 from .units import Units
 
@@ -92,7 +94,7 @@ class CvxpyLayer(torch.nn.Module):
         self.names = tuple(parameter.name() for parameter in parameters)
         self.shapes = tuple(tuple(parameter.shape) for parameter in parameters)
         self.canonical = canonicalise(problem, parameters, variables)
-        self.adjoint = ImplicitAdjoint(linear_solver=MinimalNormLU()) if adjoint is None else adjoint
+        self.adjoint = ImplicitAdjoint(linear_solver=MinimalNorm()) if adjoint is None else adjoint
         self.on_failure: OnFailure = on_failure
         self._direct = adjoint is None
         self.solver_args = {
@@ -105,12 +107,12 @@ class CvxpyLayer(torch.nn.Module):
 
     def forward(self, *tensors: Any, solver_args: dict[str, Any] | None = None) -> tuple[Tensor, ...]:
         """The variables at the solution."""
-        call = self._check(tensors)
+        call = self._check(tensors, solver_args)
         return call.returned(self._variables(self._solved(tensors, call, solver_args, self.canonical.has_duals).value))
 
     def solve(self, *tensors: Any, solver_args: dict[str, Any] | None = None) -> Solution:
         """The same value and gradient, with the status of every instance."""
-        call = self._check(tensors)
+        call = self._check(tensors, solver_args)
         return self._told(self._solved(tensors, call, solver_args, True), call)
 
     def _told(self, solution: Solution, call: "_Call") -> Solution:
@@ -140,7 +142,11 @@ class CvxpyLayer(torch.nn.Module):
                     x, v, rho = solution.value
                     solution = solution.replace(value=Point(unit.primal(x), v, rho))
         except SolveError as error:
-            raise type(error)(self._renamed(str(error), tensors), self._told(error.solution, call)) from None
+            found = renamed(error, dict(zip(self.names, tensors, strict=True)))
+            message = re.sub(r"`(Conic|QP)Solver[^`]*`", "`CvxpyLayer`", str(found))
+            raise type(error)(message, self._told(error.solution, call)) from None
+        except NotConvexError as error:
+            raise NotConvexError(_in_words(str(error))) from None
         lost = (solution.status == Status.INFEASIBLE) | (solution.status == Status.UNBOUNDED)
         if self.on_failure in ("raise", "nan"):
             return solution
@@ -150,9 +156,15 @@ class CvxpyLayer(torch.nn.Module):
     def _quadratic(self, wide: list[Tensor], call: "_Call", whole: bool) -> Solution | None:
         """The solution of a quadratic program, or None where `QPLayer` finds none, as among many: cones bring one of them."""
         assert self.canonical.elimination is not None and self._qp is not None
-        data = with_batch(ConeData(*self.canonical.data(wide, call.batched)), call.batch or 1)
+        layer, batch = self._qp, call.batch or 1
+        if self._direct and is_plain():
+            found = solve_quadratic(self.canonical, layer, wide, call.batched, batch, whole)
+            if isinstance(found, Solution):
+                return found
+            layer = found
+        data = with_batch(ConeData(*self.canonical.data(wide, call.batched)), batch)
         try:
-            solution = self.canonical.elimination.solve(self._qp, self.canonical.program, data, whole)
+            solution = self.canonical.elimination.solve(layer, self.canonical.program, data, whole)
         except SolveError as error:
             if transforms() or not _is_unsolved(error.solution):
                 raise
@@ -192,19 +204,6 @@ class CvxpyLayer(torch.nn.Module):
         none = torch.zeros(0, dtype=torch.int64)
         return Solution(Point(*parts), none, torch.zeros(0), none, {"redundant": none.bool()})
 
-    def _renamed(self, message: str, tensors: Sequence[Any]) -> str:
-        """The message of the cone program with the names of the parameters."""
-        message = re.sub(r"`(Conic|QP)Solver[^`]*`", "`CvxpyLayer`", message)
-        for name, tensor in zip(self.names, tensors, strict=True) if not transforms() else ():
-            bad = (~torch.isfinite(tensor)).nonzero()
-            if len(bad):
-                index = bad[0].tolist()
-                cause = f"First cause: `{name}` is {float(tensor[tuple(index)]):g}" + (
-                    f" at index {index}" if index else ""
-                )
-                return re.sub(r"First cause: .*? is \S+?( at index \[[^\]]*\])?\.", cause + ".", message)
-        return message
-
     def _variables(self, z: Point) -> tuple[Tensor, ...]:
         y = self.canonical.program.cones.project(z.v, z.rho) - z.v if self.canonical.has_duals else z.v
         return tuple(recover(y if recover.dual else z.x) for recover in self.canonical.recoveries)
@@ -215,7 +214,9 @@ class CvxpyLayer(torch.nn.Module):
             self.canonical.program, solver, adjoint=self.adjoint, event_ndim=1, on_failure=self.on_failure
         )
 
-    def _check(self, tensors: Sequence[Any]) -> "_Call":
+    def _check(self, tensors: Sequence[Any], solver_args: Any) -> "_Call":
+        if solver_args is not None and not isinstance(solver_args, dict):
+            raise TypeError(f"`solver_args` is a {type(solver_args).__name__}; expected a dict of settings.")
         if len(tensors) != len(self.names):
             names = ", ".join(f"`{name}`" for name in self.names)
             raise ShapeError(
@@ -261,14 +262,28 @@ class _Call(NamedTuple):
         return map_tensors(returned, tree)
 
 
+def _in_words(message: str) -> str:
+    """What `QPLayer` says of its Q, in the words of a problem."""
+    form = message.replace("`Q` of sample", "the quadratic form in the objective of sample")
+    remedy = "Pass a positive semidefinite matrix, such as `L @ L.mT`, and nonnegative weights of squares."
+    return re.sub(r"Add a multiple of the identity.*", remedy, form)
+
+
 def _is_unsolved(solution: Solution) -> bool:
     return bool((solution.status == Status.MAX_STEPS).any())
 
 
 def _check_lists(problem: Any, parameters: Any, variables: Any) -> None:
+    import cvxpy as cp
+
+    if not isinstance(problem, cp.Problem):
+        raise TypeError(f"`problem` is a {type(problem).__name__}; expected a `cvxpy.Problem`.")
     for name, given in (("parameters", parameters), ("variables", variables)):
         if not isinstance(given, list | tuple):
             raise TypeError(f"`{name}` is a {type(given).__name__}; expected a list or tuple.")
+        for leaf in given:
+            if not isinstance(leaf, cp.Parameter if name == "parameters" else cp.Variable):
+                raise TypeError(f"`{name}` holds {leaf!r}; expected objects of `cvxpy.{name[:-1].title()}`.")
         if len({leaf.id for leaf in given}) != len(given):
             raise ValueError(f"`{name}` holds something twice; give every one once.")
     known, given = {p.id: p for p in problem.parameters()}, {p.id: p for p in parameters}
@@ -283,6 +298,8 @@ def _check_lists(problem: Any, parameters: Any, variables: Any) -> None:
 def _check_kind(name: str, tensor: Any) -> None:
     if not isinstance(tensor, Tensor):
         raise DtypeError(f"`{name}` is a {type(tensor).__name__}; expected a tensor. Convert with `torch.as_tensor`.")
+    if tensor.layout != torch.strided:
+        raise DtypeError(f"`{name}` is sparse; expected a dense tensor. Convert with `.to_dense()`.")
     if not tensor.is_floating_point():
         raise DtypeError(
             f"`{name}` is {tensor.dtype}; expected a real floating-point tensor. Convert with `.double()`."
@@ -304,6 +321,10 @@ def _kind(names: Sequence[str], tensors: Sequence[Any]) -> tuple[torch.dtype, to
 
 def _conic_solver(program: Any, arguments: dict[str, Any], strict: bool) -> ConicSolver:
     """A solver from the arguments of cvxpylayers, those of our own, or settings of the solver itself."""
+    for name in ("eps", "max_iters", "max_iter"):
+        value = arguments.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise ValueError(f"`{name}` in `solver_args` is {value!r}; expected a positive number.")
     options = {name: value for name, value in arguments.items() if name not in _IGNORED}
     asked = str(options.pop("solve_method"))
     if asked.lower() not in _METHODS:

@@ -19,6 +19,7 @@ from .eigen_dense import Clusters, FindPairs, arranged, check_matrices
 from .eigen_direct import pairs_directly
 from .eigen_residual import EigenResidual, Operator
 from .eigen_sparse import FindSparsePairs, arranged_sparse, check_sparse, is_sparse, no_transforms
+from .naming import renamed
 
 Matrix = Tensor | Operator
 
@@ -181,7 +182,8 @@ class EigenLayer(torch.nn.Module):
         except SolveError as error:
             worst = worst_pair(inner.F, x, error.solution)
             solution = self._finished(error.solution, B is not None, dtype)[0]
-            raise type(error)(str(error) + worst, solution) from None
+            message = str(renamed(error, {"A": A, "B": B, "deflate": deflate, "start": start}))
+            raise type(error)(message + worst, solution) from None
         solution, pairs = self._finished(solution, B is not None, dtype)
         return solution, x, inner, pairs
 
@@ -252,7 +254,7 @@ class _Watch:
 
 
 def _check_choice(k: int, which: str, shift: Any, normalisation: str) -> None:
-    if not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"`k` is {k!r}; expected a number of pairs, 1 or more.")
     if which not in get_args(Which):
         raise ValueError(f"`which` is {which!r}; expected one of {', '.join(map(repr, get_args(Which)))}.")
@@ -260,5 +262,7 @@ def _check_choice(k: int, which: str, shift: Any, normalisation: str) -> None:
         raise ValueError(
             f'`which` is {which!r} and `shift` {shift!r}; expected a shift for "nearest", and none otherwise.'
         )
+    if shift is not None and not bool(torch.as_tensor(shift).isfinite().all()):
+        raise ValueError(f"`shift` is {shift!r}; expected a finite number.")
     if normalisation not in ("B", "unit"):
         raise ValueError(f"`normalisation` is {normalisation!r}; expected 'B' (v'Bv = 1) or 'unit' (v'v = 1).")

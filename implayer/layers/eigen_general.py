@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from ..adjoints import AbstractAdjoint
-from ..errors import DtypeError, ImplayerError, ShapeError
+from ..errors import DegenerateEigenvalueError, DtypeError, ImplayerError, ShapeError, SolveError
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
+from ..modes import transforms
 from ..problem import Problem
 from ..solution import Solution
 from ..types import Float, Tree
 from .eigen import EigenLayer
 from .eigen_dense import Clusters
+from .naming import renamed
 
 By = Literal["largest modulus", "smallest modulus", "largest real part"]
 
@@ -156,7 +158,9 @@ class SingularLayer(torch.nn.Module):
 
     **Returns** values (*batch, k) descending, u (*batch, m, k) and v (*batch, n, k).
 
-    **Raises** `DegenerateEigenvalueError` at backward where a loss depends on the basis of a repeated singular value.
+    **Raises** `DegenerateEigenvalueError` at backward where a loss depends on the basis of a repeated singular value, and at
+    once for a singular value that is zero, of which the vectors are NaN where `on_failure` is another; `ShapeError`,
+    `DtypeError`.
 
     **Reference** Golub and Van Loan, Matrix Computations (4th ed.), 8.6.
 
@@ -173,13 +177,28 @@ class SingularLayer(torch.nn.Module):
 
     def forward(self, M: Float[Tensor, "*batch m n"]) -> tuple[Tensor, Tensor, Tensor]:
         """Singular values, left and right vectors."""
+        if not isinstance(M, Tensor) or not M.is_floating_point():
+            found = M.dtype if isinstance(M, Tensor) else type(M).__name__
+            raise DtypeError(f"`M` is {found}; expected a real floating-point tensor.")
+        if M.ndim < 2:
+            raise ShapeError(f"`M` has shape {tuple(M.shape)}; expected (*batch, m, n).")
         m, n = M.shape[-2:]
         if self.eigen.k > min(m, n):
             raise ShapeError(f"`k` is {self.eigen.k}, but `M` is {m} x {n}; there are {min(m, n)} singular values.")
         top = torch.cat([M.new_zeros(*M.shape[:-2], m, m), M], -1)
         low = torch.cat([M.mT, M.new_zeros(*M.shape[:-2], n, n)], -1)
-        values, vectors = self.eigen(torch.cat([top, low], -2))
-        vectors = vectors * 2**0.5
+        try:
+            values, vectors = self.eigen(torch.cat([top, low], -2))
+        except SolveError as error:
+            raise renamed(error, {"M": M}) from None
+        zero = (values <= (1e-10 if M.dtype == torch.float64 else 1e-5) * values[..., :1]).detach()
+        if self.eigen.on_failure == "raise" and not transforms() and bool(zero.any()):
+            sample, pair = zero.reshape(-1, zero.shape[-1]).nonzero()[0].tolist()
+            raise DegenerateEigenvalueError(
+                f"singular value {pair} of sample {sample} is zero within rounding, so its vectors are not unique and it has "
+                f'no derivative. Take a smaller `k` (it is {self.eigen.k}), or pass `on_failure="nan"` for vectors of NaN.'
+            )
+        vectors = torch.where(zero.unsqueeze(-2), torch.nan, vectors * 2**0.5)
         return values, vectors[..., :m, :], vectors[..., m:, :]
 
 
@@ -221,6 +240,13 @@ class ProjectedEigenLayer(torch.nn.Module):
 
     def forward(self, A: Float[Tensor, "*batch n n"], C: Float[Tensor, "m n"]) -> tuple[Tensor, Tensor]:
         """The eigenvalues and vectors on the subspace."""
+        if not isinstance(C, Tensor) or C.ndim != 2 or C.shape[-1:] != A.shape[-1:] or C.dtype != A.dtype:
+            found = f"{C.dtype} {tuple(C.shape)}" if isinstance(C, Tensor) else type(C).__name__
+            raise ShapeError(
+                f"`C` is {found}; expected {A.dtype} (m, {A.shape[-1]}), as `A` is {A.dtype} {tuple(A.shape)}."
+            )
+        if not transforms() and not bool(C.isfinite().all()):
+            raise ImplayerError("`C` holds NaN or infinity; expected the finite rows of C v = 0.")
         P = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device) - torch.linalg.pinv(C) @ C
         _, sizes, rows = torch.linalg.svd(C.detach(), full_matrices=False)
         rank = int((sizes > 1e-10 * sizes.amax()).sum()) if sizes.numel() else 0

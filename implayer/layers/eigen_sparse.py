@@ -225,7 +225,7 @@ def _for_scipy(matrix: Any, call: Operator | None, n: int, i: int, like: Tensor)
 
         def apply(z: Any) -> Any:
             columns = torch.from_numpy(np.ascontiguousarray(z.reshape(n, -1))).to(like)
-            return call(columns).double().cpu().numpy().reshape(z.shape)
+            return _checked(call(columns), columns).double().cpu().numpy().reshape(z.shape)
 
         return LinearOperator((n, n), matvec=apply, matmat=apply, dtype=np.float64)  # type: ignore[call-arg]  # its stub is of a subclass
     if matrix is None:
@@ -238,6 +238,18 @@ def _for_scipy(matrix: Any, call: Operator | None, n: int, i: int, like: Tensor)
         return None
     columns, heads = matrix["columns"].cpu().numpy(), matrix["heads"].cpu().numpy()
     return sparse.csr_array((values, columns, heads), shape=(n, n))
+
+
+def _checked(image: Any, columns: Tensor) -> Tensor:
+    """What a callable made of columns (n, j)."""
+    if not isinstance(image, Tensor) or image.shape != columns.shape:
+        found = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"type {type(image).__name__}"
+        raise ShapeError(f"the callable returned {found} for columns {tuple(columns.shape)}; expected the same shape.")
+    if not bool(image.isfinite().all()):
+        raise ImplayerError(
+            "the callable returned NaN or infinity for finite columns, so it has no eigenpairs to find."
+        )
+    return image
 
 
 def arranged_sparse(A: Any, B: Any, known: Tensor | None, start: Tensor | None, shift: Any) -> Tree:
@@ -314,6 +326,8 @@ def check_sparse(A: Any, B: Any, known: Any, start: Any, k: int) -> None:
         for name, value in (("deflate", known), ("start", start)):
             if value is not None and (value.ndim < 2 or value.shape[-2] != n):
                 raise ShapeError(f"`{name}` has shape {tuple(value.shape)}; expected {n} rows, as `A` has.")
+    elif start is not None and start.ndim < 2:
+        raise ShapeError(f"`start` has shape {tuple(start.shape)}; expected columns (n, k): `.unsqueeze(-1)`.")
 
 
 def no_transforms() -> None:

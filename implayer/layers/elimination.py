@@ -7,6 +7,7 @@ put into the objective, which leaves a small dense problem in the unknowns of th
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +15,19 @@ from torch import Tensor
 
 from .._tree import map_tensors
 from ..errors import SolveError
+from ..linear.dense import matvec
 from ..solution import Solution
 from .cone_program import ConeData, ConeProgram, Pattern, Point
 from .qp import QPLayer
+
+
+class Way(NamedTuple):
+    """w = E x + e of the unknowns that are gone, whose D and q_w are in the objective; each (batch, ...) or (1, ...)."""
+
+    E: Tensor
+    e: Tensor
+    D: Tensor
+    q_w: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +49,8 @@ class Elimination:
     quadratic: tuple[Tensor, Pattern]
     rest: tuple[Tensor, Pattern]
 
-    def solve(self, layer: QPLayer, program: ConeProgram, data: ConeData, multipliers: bool) -> Solution:
-        """The solution of the whole program through the small one: all unknowns, and v only if `multipliers` are wanted."""
+    def reduced(self, data: ConeData) -> tuple[dict[str, Any], "Way"]:
+        """The arguments of `QPLayer`, where what is shared has no batch axis, and the way back from its solution."""
         batch = max(len(part) for part in data)
         P, q, A, b = data
         C = self.factor
@@ -48,33 +59,49 @@ class Elimination:
         e = b[:, self.rows] / C
         D = torch.cat([P, P.new_zeros(len(P), 1)], -1)[:, self.diagonal]
         q_w = q[:, self.gone]
-        Q = self._matrix(self.quadratic, P) + (E.mT * D.unsqueeze(-2)) @ E
+        Q = (E.mT * D.unsqueeze(-2)) @ E
+        if len(self.quadratic[0]):
+            Q = Q + self._matrix(self.quadratic, P)
         linear = q[:, self.kept] + ((D * e + q_w).unsqueeze(-2) @ E).squeeze(-2)
         G, h, m = self._matrix(self.rest, A), b[:, self.other_rows], self.equations
-        parts = (Q, linear, G[:, :m], h[:, :m], G[:, m:], h[:, m:])
+        given = {"Q": Q, "q": linear, "A": G[:, :m], "b": h[:, :m], "G": G[:, m:], "h": h[:, m:]}  # (batch or 1, ...)
+        shared = {name: part if len(part) == batch else part.squeeze(0) for name, part in given.items()}
+        return {**shared, "l": None}, Way(E, e, D, q_w)
 
-        def whole(solution: Solution, x: Tensor, nu: Tensor, lam: Tensor, multipliers: bool = True) -> Solution:
-            x, nu, lam = (part.reshape(batch, -1) if part.ndim < 2 else part for part in (x, nu, lam))
-            w = (x.unsqueeze(-2) @ E.mT).squeeze(-2) + e
-            z = torch.cat([x, w], -1)[:, torch.argsort(torch.cat([self.kept, self.gone]))]
+    def whole(self, way: "Way", x: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """All unknowns z and all multipliers y (batch, size) from those of the small program."""
+        w = matvec(way.E, x) + way.e
+        y = -(way.D * w + way.q_w) / self.factor
+        return self.in_place(x, w), self.rows_in_place(y.expand(len(x), -1), mu)
+
+    def in_place(self, kept: Tensor, gone: Tensor) -> Tensor:
+        """A vector of all unknowns from its two parts."""
+        return torch.cat([kept, gone], -1)[:, torch.argsort(torch.cat([self.kept, self.gone]))]
+
+    def rows_in_place(self, used: Tensor, others: Tensor) -> Tensor:
+        """A vector of all rows from its two parts."""
+        return torch.cat([used, others], -1)[:, torch.argsort(torch.cat([self.rows, self.other_rows]))]
+
+    def solve(self, layer: QPLayer, program: ConeProgram, data: ConeData, multipliers: bool) -> Solution:
+        """The solution of the whole program through the small one: all unknowns, and v only if `multipliers` are wanted."""
+        batch = max(len(part) for part in data)
+        given, way = self.reduced(data)
+
+        def whole(solution: Solution, x: Tensor, mu: Tensor, multipliers: bool = True) -> Solution:
+            z, y = self.whole(way, x.reshape(batch, -1), mu.reshape(batch, -1))
             told = (solution.status, solution.residual_norm, solution.steps, solution.aux)
-            v = z[:, :0]
-            if multipliers:
-                y = torch.cat([-(D * w + q_w) / C, nu, lam], -1)[
-                    :, torch.argsort(torch.cat([self.rows, self.other_rows]))
-                ]
-                v = b - program.A.times(A, z) - y
+            v = data.b - program.A.times(data.A, z) - y if multipliers else z[:, :0]
             return Solution(Point(z, v, z[:, :0]), *map_tensors(lambda t: t if t.ndim else t.reshape(1), told))
 
         try:
-            solution = layer.solve(*(part if len(part) == batch else part.squeeze(0) for part in parts))
+            solution = layer.solve(**given)
         except SolveError as error:
-            x, nu, lam = error.solution.value.split([len(self.kept), m, h.shape[-1] - m], -1)
-            error.solution = whole(error.solution, x, nu, lam)
+            n = len(self.kept)
+            error.solution = whole(error.solution, error.solution.value[..., :n], error.solution.value[..., n:])
             raise
         aux = dict(solution.aux or {})
-        nu, lam = aux.pop("equality_multipliers"), aux.pop("inequality_multipliers")
-        return whole(solution.replace(aux=aux), solution.value, nu, lam, multipliers)
+        mu = torch.cat([aux.pop("equality_multipliers"), aux.pop("inequality_multipliers")], -1)
+        return whole(solution.replace(aux=aux), solution.value, mu, multipliers)
 
     @staticmethod
     def _matrix(places: tuple[Tensor, Pattern], values: Tensor) -> Tensor:

@@ -106,12 +106,8 @@ class FrozenPoint:
 
     def cotangents(self, u: Any) -> tuple[Any, Any, Any, Any]:
         """u'dF/d(P, q, A, b) for the stored entries, each (samples, size)."""
-        program = self.frozen.program
-        n, m = program.n, program.cones.size
-        x, y, u_x, u_v = self.z[:, :n], self.s - self.z[:, n : n + m], u[:, :n], u[:, n : n + m]
-        rows, columns = program.A.rows.numpy(), program.A.columns.numpy()
-        A = u_x[:, columns] * y[:, rows] + u_v[:, rows] * x[:, columns]
-        return u_x[:, program.P.rows.numpy()] * x[:, program.P.columns.numpy()], u_x, A, -u_v
+        n, m = self.frozen.program.n, self.frozen.program.cones.size
+        return cotangents(self.frozen.program, self.z[:, :n], self.s - self.z[:, n : n + m], u)
 
     def pull(self, u: Any) -> Any:
         """(samples,) the norm of the derivative of u'F with respect to the data that parameters enter."""
@@ -126,3 +122,11 @@ class FrozenPoint:
         x, v = np.abs(self.z[:, :n]), np.abs(self.z[:, n : n + m])
         Px, Av, Ax = bare._products(x, v)
         return np.linalg.norm(np.concatenate([Px + bare.data[1] + Av, Ax + bare.data[3] + v], -1), axis=-1)
+
+
+def cotangents(program: Any, x: Any, y: Any, u: Any) -> tuple[Any, Any, Any, Any]:
+    """u'dF/d(P, q, A, b) at primal x and multipliers y, for the stored entries; each (samples, size)."""
+    u_x, u_v = u[:, : program.n], u[:, program.n : program.n + program.cones.size]
+    rows, columns = program.A.rows.numpy(), program.A.columns.numpy()
+    A = u_x[:, columns] * y[:, rows] + u_v[:, rows] * x[:, columns]
+    return u_x[:, program.P.rows.numpy()] * x[:, program.P.columns.numpy()], u_x, A, -u_v

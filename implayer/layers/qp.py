@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from ..adjoints import AbstractAdjoint, ImplicitAdjoint
-from ..errors import ShapeError
+from ..errors import ShapeError, SolveError
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
-from ..linear.minimal_norm import MinimalNormMultipliers
+from ..linear.minimal_norm import MinimalNorm
 from ..linearise import Request
 from ..modes import is_plain, plain
 from ..problem import Problem
 from ..solution import Solution
 from ..solvers.qp import QPSolver
+from .naming import renamed
 from .qp_direct import solved_directly
 from .qp_form import CORES, arranged, kkt_residual
 
@@ -48,7 +49,7 @@ class _KKTAdjoint(AbstractAdjoint):
         """Solve, and attach the derivative to the value."""
         x = request.problem.x
         rows = x["saddle"].shape[-1] - x["counts"].shape[-1] if "saddle" in x else x["b, h"].shape[-1]
-        linear_solver = MinimalNormMultipliers(self.adjoint.linear_solver, rows)
+        linear_solver = MinimalNorm(self.adjoint.linear_solver, rows)
         return replace(self.adjoint, linear_solver=linear_solver).apply(request)
 
 
@@ -132,8 +133,8 @@ class QPLayer(torch.nn.Module):
         smoothing: float = 0.0,
     ):
         super().__init__()
-        if smoothing < 0:
-            raise ValueError(f"`smoothing` is {smoothing}; expected 0 (none) or a small positive number.")
+        if not isinstance(smoothing, int | float) or not 0 <= smoothing < float("inf"):
+            raise ValueError(f"`smoothing` is {smoothing!r}; expected 0 (none) or a small positive number.")
         self.smoothing = smoothing
         self._direct = adjoint is None
         adjoint = ImplicitAdjoint() if adjoint is None else adjoint
@@ -158,7 +159,10 @@ class QPLayer(torch.nn.Module):
         solution, layer = self._directly(given, y0)
         if solution is None:
             x, n, m = arranged(given, self.smoothing)
-            solution = layer.solve(x, None if y0 is None else _start(y0, x, n, m))
+            try:
+                solution = layer.solve(x, None if y0 is None else _start(y0, x, n, m))
+            except SolveError as error:
+                raise renamed(error, given, ("h", "l")) from None
             solution = solution.replace(value=solution.value.split([n, m, solution.value.shape[-1] - n - m], -1))
         y, nu, lam = solution.value
         aux = {**(solution.aux or {}), "equality_multipliers": nu, "inequality_multipliers": lam}
@@ -172,7 +176,7 @@ class QPLayer(torch.nn.Module):
             return None, self.kkt
         solver = self.kkt.forward_solver
         leaves = [leaf for leaf in given.values() if isinstance(leaf, Tensor)]
-        plain_leaves = all(leaf.layout == torch.strided and leaf.dtype in _DTYPES for leaf in leaves)
+        plain_leaves = bool(leaves) and all(leaf.layout == torch.strided and leaf.dtype in _DTYPES for leaf in leaves)
         if (
             not self._direct
             or not isinstance(solver, QPSolver)
@@ -200,6 +204,10 @@ def _start(y0: Tensor | Solution, x: dict[str, Any], n: int, m: int) -> Tensor:
     batch = max((leaf.shape[: max(leaf.ndim - core, 0)] for leaf, core in pairs), key=len)
     rows = x["saddle"].shape[-1] - n if "saddle" in x else x["b, h"].shape[-1]
     filled = []
+    if not isinstance(parts[0], Tensor):
+        raise TypeError(
+            f"`y0` is a {type(parts[0]).__name__}; expected the `Solution` of a similar problem, or a tensor."
+        )
     for part, size, what in zip(
         [*parts, None, None], (n, m, rows - m), ("y", "equations", "inequalities"), strict=False
     ):

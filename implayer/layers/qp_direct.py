@@ -21,27 +21,33 @@ def solved_directly(
 
     `x` are the arranged numbers, and `found` is what `QPSolver` said of them.
     """
+    norm, z, n = ordinary_norm(x, found), found.value, given["q"].shape[-1]
+    if norm is None:
+        return None
+    assert isinstance(found.inverse, KKTInverse | SmallKKTInverse)
+    parts = z.split([n, m, z.shape[-1] - n - m], -1)
+    names = [name for name, value in given.items() if isinstance(value, Tensor) and value.numel()]
+    tensors = [given[name] for name in names]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        gradient = _Gradient(names, given, smoothing, x, z, m, found.inverse)
+        demand = Demand(gradient.pull, gradient.attached)
+        parts = Postponed.apply(demand, 3, *(part.clone() for part in parts), *tensors)
+    status = torch.full_like(norm, int(Status.CONVERGED), dtype=torch.long)
+    return Solution(parts, status, norm, found.steps, found.aux)
+
+
+def ordinary_norm(x: dict[str, Any], found: Solution) -> Tensor | None:
+    """The norm of the residual (*batch), or None where there is something to report, or no inverse of ours."""
     inverse, z = found.inverse, found.value
     if not isinstance(inverse, KKTInverse | SmallKKTInverse) or inverse.redundant is not None or not z.numel():
         return None
     if found.status is not None and bool(found.status.any()):
         return None
-    singular, n = inverse.singular, given["q"].shape[-1]
+    if inverse.singular is not None and bool(inverse.singular.any()):
+        return None
     with plain(z.device):
         norm = torch.linalg.vector_norm(kkt_residual(x, z), dim=-1)
-        if not bool((norm <= default_tolerance(None, z.dtype)).all()) or (
-            singular is not None and bool(singular.any())
-        ):
-            return None
-        parts = z.split([n, m, z.shape[-1] - n - m], -1)
-    names = [name for name, value in given.items() if isinstance(value, Tensor) and value.numel()]
-    tensors = [given[name] for name in names]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        gradient = _Gradient(names, given, smoothing, x, z, m, inverse)
-        demand = Demand(gradient.pull, gradient.attached)
-        parts = Postponed.apply(demand, 3, *(part.clone() for part in parts), *tensors)
-    status = torch.full_like(norm, int(Status.CONVERGED), dtype=torch.long)
-    return Solution(parts, status, norm, found.steps, found.aux)
+    return norm if bool((norm <= default_tolerance(None, z.dtype)).all()) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +85,15 @@ class _Gradient:
         """y and the multipliers with derivatives of both orders."""
         given = {**self.given, **dict(zip(self.names, tensors, strict=True))}
         x, n, m = arranged(given, self.smoothing)
-        size, shape = self.z.shape[-1], self.z.shape
-        z = attach(
-            lambda z: kkt_residual(x, z.reshape(shape)).reshape(-1, size), self.z.reshape(-1, size), self.inverse, 2
-        ).y
-        return Fence.apply(z, z, Limit(2, 2)).reshape(shape).split([n, m, size - n - m], -1)
+        size = self.z.shape[-1]
+        return attached_kkt(x, self.z, self.inverse).split([n, m, size - n - m], -1)
+
+
+def attached_kkt(x: dict[str, Any], z: Tensor, inverse: KKTInverse | SmallKKTInverse) -> Tensor:
+    """A solution z of the KKT system with derivatives of both orders."""
+    size, shape = z.shape[-1], z.shape
+    y = attach(lambda y: kkt_residual(x, y.reshape(shape)).reshape(-1, size), z.reshape(-1, size), inverse, 2).y
+    return Fence.apply(y, y, Limit(2, 2)).reshape(shape)
 
 
 def _outer(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], shared: bool) -> Tensor:

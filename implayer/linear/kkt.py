@@ -103,6 +103,11 @@ class SmallKKTInverse(AbstractMatrixInverse):
         """(samples, rows) the active ones, by the -1 on the diagonal of the others."""
         return self.matrix.diagonal(dim1=-2, dim2=-1)[:, self.n :] == 0
 
+    @property
+    def rows(self) -> Tensor:
+        """C (samples, rows, n)."""
+        return self.matrix[:, : self.n, self.n :].mT
+
     def _apply(self, b: Tensor) -> Tensor:
         return torch.linalg.lu_solve(self.lu, self.pivots, b.unsqueeze(-1)).squeeze(-1)
 
@@ -131,7 +136,7 @@ def freeze_kkt(
     factor, penalty, singular = (lower, None, none) if lower is not None else _hessian_factor(hessian, rows, active)
     whitened = _whitened(factor, rows, active) if white is None else white * active.unsqueeze(-2)
     gram = whitened.mT @ whitened
-    gram = gram + torch.diag_embed((~active).to(gram.dtype))
+    gram.diagonal(dim1=-2, dim2=-1).add_((~active).to(gram.dtype))
     schur, info = torch.linalg.cholesky_ex(gram)
     redundant = _badly_conditioned(schur, info)
     inverse = KKTInverse(factor, whitened, schur, hessian, rows, active, singular, penalty)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..operators import AbstractOperator
 from ..solution import Status
 from ..types import Vectors
-from .base import AbstractInverse, AbstractLinearSolver, LinearReport
+from .base import AbstractInverse, LinearReport
 from .dense import AbstractMatrixInverse, matvec
 
 _GROWTH = 1e13  # |J^-1 w| |J| / |w| of a random w from which J counts as singular
@@ -154,29 +153,3 @@ class DenseInverse(AbstractMatrixInverse):
             assert self.inverse is not None
             return matvec(self.inverse.mT, c)
         return torch.linalg.lu_solve(self.lu, self.pivots, c.unsqueeze(-1), adjoint=True).squeeze(-1)
-
-
-@dataclass(frozen=True)
-class MinimalNormLU(AbstractLinearSolver):
-    """LU where J has full rank, else its pseudo-inverse: the derivative of minimal norm, without asking.
-
-    For the optimality conditions of a cone program, whose Jacobian lacks rank where multipliers or auxiliary unknowns are not
-    unique. The derivative of what is unique is exact all the same.
-
-    **Arguments**
-
-    - `dense_limit`: rows up to which J is factorised as a dense matrix; larger ones are taken to be sparse.
-    - `cutoff`: singular values below `cutoff` times the largest count as zero.
-    """
-
-    dense_limit: int = 600
-    cutoff: float = 1e-11
-
-    def freeze(self, operator: AbstractOperator) -> AbstractInverse:
-        """Factorise the Jacobian of every sample."""
-        if operator.rows > self.dense_limit:
-            import scipy.sparse as sparse
-
-            matrix = operator.materialise().double().cpu().numpy()
-            return SparseInverse([SparseFactor(sparse.csc_array(one)) for one in matrix])
-        return DenseInverse.of(operator.materialise(), self.cutoff)

@@ -94,7 +94,7 @@ class ConicSolver:
         rows = zip(*frozen.data, strict=True)
         answers = [self._solve(row, atol) if ok else nothing for row, ok in zip(rows, wanted, strict=True)]
         x, s, y = (np.array([a[k] for a in answers], dtype=float) for k in range(3))
-        z = frozen.start(x.reshape(-1, n), s.reshape(-1, m), y.reshape(-1, m))
+        z = frozen.start(x.reshape(len(answers), n), s.reshape(len(answers), m), y.reshape(len(answers), m))
         status, lost = np.array([int(a.status) for a in answers]), ~np.isfinite(z).all(-1)
         z[lost], status[lost & (status == Status.CONVERGED)] = 0.0, Status.MAX_STEPS
         return z, status, np.array([a.steps for a in answers])

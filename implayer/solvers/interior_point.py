@@ -14,6 +14,7 @@ from .kkt_step import least_squares_multipliers, newton_step
 from .newton import Newton
 from .polish import Polished, settle
 from .program import Derivatives, Program, largest
+from .quadratic_answer import quadratic_answer
 
 _LARGEST_GRADIENT = 100.0  # f, h, g are scaled down to that at the start
 _FIRST_BARRIER = 0.1
@@ -42,6 +43,9 @@ class InteriorPoint:
     batch, each with its own barrier, step length and stopping. At last Newton steps on the KKT conditions with the
     active set frozen make the answer exact to rounding; their factor serves the adjoint.
 
+    Where the constraints turn out linear and the objective quadratic, with a positive definite Hessian, the samples are
+    quadratic programs: on a CPU the active-set method of `QPSolver` solves them, if `daqp` is installed.
+
     **Arguments** (keywords)
 
     - `atol`, `rtol`: of the scaled KKT residual, the larger one counts; None means 1e-9 in float64 and 1e-5 in float32.
@@ -67,6 +71,14 @@ class InteriorPoint:
     rtol: float | int | None = None
     max_steps: int = 300
 
+    def __post_init__(self) -> None:
+        for name in ("atol", "rtol"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 <= value < float("inf")):
+                raise ValueError(f"`{name}` is {value!r}; expected a number that is not negative, or None.")
+        if not isinstance(self.max_steps, int) or self.max_steps < 1:
+            raise ValueError(f"`max_steps` is {self.max_steps!r}; expected 1 or more.")
+
     def __call__(self, problem: Problem) -> Solution:
         """Solve for every sample; failures are in the status, nothing is raised for them."""
         program = Program.of(problem, "InteriorPoint")
@@ -87,7 +99,7 @@ class InteriorPoint:
             RuntimeError,
         ):  # verification wraps F: the KKT residual is left, and its root near the start
             return Newton()(problem)
-        first = _Run(program, y0, tolerance, self.max_steps).finished()
+        first = _first_try(program, y0, tolerance, self.max_steps)
         answer = _second_try(program, first, tolerance, self.max_steps)
         polished = _polished(program, answer)
         for _ in range(_ESCAPES):
@@ -101,6 +113,23 @@ class InteriorPoint:
 
 
 Answer = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # y, nu, lam, status, steps
+
+
+def _first_try(program: Program, y: Tensor, tolerance: float, max_steps: int) -> Answer:
+    """The exact answer of a convex quadratic program, where it is one; the interior point method for the other samples."""
+    exact = quadratic_answer(program)
+    if exact is None:
+        return _Run(program, y, tolerance, max_steps).finished()
+    left = exact[3] != Status.CONVERGED
+    return _again(program, exact, left, y, tolerance, max_steps) if bool(left.any()) else exact
+
+
+def _again(program: Program, answer: Answer, chosen: Tensor, y: Tensor, tolerance: float, max_steps: int) -> Answer:
+    """The answer in which the chosen samples are those of the interior point method from y."""
+    second = _Run(program, y, tolerance, max_steps, chosen).finished()
+    parts = [torch.where(chosen.unsqueeze(-1), b, a) for a, b in zip(answer[:3], second[:3], strict=True)]
+    status, steps = torch.where(chosen, second[3], answer[3]), answer[4] + torch.where(chosen, second[4], 0)
+    return parts[0], parts[1], parts[2], status, steps
 
 
 def _second_try(program: Program, first: Answer, tolerance: float, max_steps: int) -> Answer:
@@ -119,9 +148,8 @@ def _second_try(program: Program, first: Answer, tolerance: float, max_steps: in
     nu, lam = (torch.where(hopeless.unsqueeze(-1), 0, t) for t in (nu, lam))  # they have grown without bound
     if not bool(again.any()):
         return y, nu, lam, status, steps
-    second = _Run(program, torch.where(again.unsqueeze(-1), near, y), tolerance, max_steps, again).finished()
-    chosen = [torch.where(again.unsqueeze(-1), b, a) for a, b in zip((y, nu, lam), second[:3], strict=True)]
-    return *chosen, torch.where(again, second[3], status), steps + torch.where(again, second[4], 0)  # type: ignore[return-value]
+    start = torch.where(again.unsqueeze(-1), near, y)
+    return _again(program, (y, nu, lam, status, steps), again, start, tolerance, max_steps)
 
 
 def _polished(program: Program, answer: Answer) -> Polished:
@@ -136,9 +164,7 @@ def _escaped(
     step = _ASIDE * (1 + largest(y)).unsqueeze(-1) * down
     lower = program.parts(y + step)[0] <= program.parts(y - step)[0]
     aside = y + torch.where(lower.unsqueeze(-1), step, -step)
-    second = _Run(program, torch.where(saddle.unsqueeze(-1), aside, y), tolerance, max_steps, saddle).finished()
-    chosen = [torch.where(saddle.unsqueeze(-1), b, a) for a, b in zip(answer[:3], second[:3], strict=True)]
-    return *chosen, torch.where(saddle, second[3], answer[3]), answer[4] + torch.where(saddle, second[4], 0)  # type: ignore[return-value]
+    return _again(program, answer, saddle, torch.where(saddle.unsqueeze(-1), aside, y), tolerance, max_steps)
 
 
 def _violation(program: Program, y: Tensor) -> Tensor:

@@ -53,19 +53,26 @@ def _dependent(A: Tensor) -> Tensor:
 def _shift(matrix: Tensor, A: Tensor, learned: Tensor, floor: Tensor) -> Tensor:
     """(samples,) what has to be added to the diagonal so that the matrix is positive definite where A dy = 0."""
     n, m = matrix.shape[-1], A.shape[1]
-    if m >= n:
+    if m >= n or (m and not bool(_bends(matrix, learned).any())):
         return learned
     if m:
         basis = torch.linalg.qr(A.mT, mode="complete")[0][..., m:]
         matrix = basis.mT @ matrix @ basis
-    size = matrix.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
-    tiny = 1e3 * torch.finfo(matrix.dtype).eps * size
-    eye = torch.eye(n - m, dtype=matrix.dtype, device=matrix.device)
-    bad = torch.linalg.cholesky_ex(matrix - (tiny - learned)[:, None, None] * eye)[1] != 0
     finite = matrix.isfinite().all(-1).all(-1)
-    index = (bad & finite).nonzero().squeeze(-1)
+    index = (_bends(matrix, learned) & finite).nonzero().squeeze(-1)
     if not len(index):
         return learned
     lowest = torch.linalg.eigvalsh(matrix[index])[:, 0]
-    enough = (-1.5 * lowest).clamp(min=0) + torch.maximum(learned, floor * (1e-3 * size + 1e-4))[index]
+    enough = (-1.5 * lowest).clamp(min=0) + torch.maximum(learned, floor * (1e-3 * _size(matrix) + 1e-4))[index]
     return learned.index_copy(0, index, enough)
+
+
+def _size(matrix: Tensor) -> Tensor:
+    return matrix.diagonal(dim1=-2, dim2=-1).abs().amax(-1)
+
+
+def _bends(matrix: Tensor, learned: Tensor) -> Tensor:
+    """(samples,) whether the matrix, with what was learned on its diagonal, is not positive definite."""
+    shift = learned - 1e3 * torch.finfo(matrix.dtype).eps * _size(matrix)
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return torch.linalg.cholesky_ex(matrix + shift[:, None, None] * eye)[1] != 0

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..linear.base import AbstractLinearSolver
 from ..linear.dense import AbstractMatrixInverse, matvec
-from ..linear.lu import LU
-from ..linear.minimal_norm import MinimalNormMultipliers
+from ..linear.lu import LU, LUInverse
+from ..linear.minimal_norm import MinimalNorm
 from ..operators import MatrixOperator
 from ..problem import quasi_random
 from ..solution import Solution, Status
@@ -53,7 +53,7 @@ class Polished:
             if bool(done.all()):
                 break
             z = torch.where(done.unsqueeze(-1), best.z, now.z - now.inverse.solve(now.r)[0])
-            now = _evaluated(program, z, linear)
+            now = _evaluated(program, z, linear, now)
             norm = torch.linalg.vector_norm(now.r, dim=-1)
             stale = torch.where(norm < least / 2, 0, stale + 1)
             better = norm < least
@@ -152,11 +152,13 @@ class Polished:
         return torch.cat([y, nu, lam], -1)
 
 
-def _evaluated(program: Program, z: Tensor, linear: AbstractLinearSolver) -> Polished:
+def _evaluated(program: Program, z: Tensor, linear: AbstractLinearSolver, known: Polished | None = None) -> Polished:
     y, nu, lam = program.split(z)
     at = program.derivatives(y, nu, lam)
     active = lam + at.g > torch.finfo(z.dtype).eps ** _MARGIN
     r = torch.cat([at.slope(nu, lam), at.h, torch.where(active, at.g, -lam)], -1)
+    if known is not None and at.hessian is known.at.hessian and torch.equal(active, known.active):
+        return Polished(program, z, at, active, r, known.inverse)  # the derivatives of a quadratic program are constant
     inverse = linear.freeze(MatrixOperator(kkt_matrix(at, active)))
     assert isinstance(inverse, AbstractMatrixInverse)
     return Polished(program, z, at, active, r, inverse)
@@ -220,7 +222,7 @@ def settle(polished: Polished, start: Tensor, status: Tensor, steps: Tensor) -> 
         useful, redundant = False, singular & solved & polished.redundant()
         if bool(redundant.any()):
             z = torch.where(redundant.unsqueeze(-1), polished.smallest_multipliers(), polished.z)
-            linear = MinimalNormMultipliers(LU(), program.m + program.p)
+            linear = MinimalNorm(LU(), program.m + program.p)
             again = Polished.of(program, z, redundant, linear)
             polished = replace(polished, z=again.z, at=again.at, active=again.active, r=again.r)
     weak = polished.weak().any(-1)
@@ -250,7 +252,9 @@ def _unscaled(
         r = vectors.residual(z)
     inverse = None
     if useful and not bool((lost | other).any()):
-        inverse = LU().freeze(MatrixOperator(kkt_matrix(at, polished.active), sign=vectors.sign))
+        inverse = polished.inverse
+        if not program.is_plain or not isinstance(inverse, LUInverse):
+            inverse = LU().freeze(MatrixOperator(kkt_matrix(at, polished.active), sign=vectors.sign))
     norm = torch.linalg.vector_norm(r, dim=-1)
     return vectors.solution(
         z, status=status, residual_norm=norm, steps=steps, aux={"redundant": redundant}, inverse=inverse

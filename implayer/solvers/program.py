@@ -199,6 +199,11 @@ class Program:
         f, h, g = self.scales
         return torch.cat([y, nu * h / f.unsqueeze(-1), lam * g / f.unsqueeze(-1)], -1)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all scales are one."""
+        return self.scales is None or all(bool((scale == 1).all()) for scale in self.scales)
+
     def restricted(self, index: Tensor) -> "Program | None":
         """Some samples alone, where F can be restricted."""
         vectors = self.vectors.restrict(index)

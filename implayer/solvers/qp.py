@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from .quadratic import (
     QuadraticProgram,
     Whitened,
     active_set,
+    cannot_hold,
     conic,
     descent_ray,
     guessed,
@@ -72,6 +74,9 @@ class QPSolver:
         clean = program if bool(finite.all()) else _harmless(program, finite)
         start = None if problem.y0 is None else problem.y0.detach().reshape(program.samples, -1)
         answer = self._solved(clean, start) if program.samples else _nothing(program)
+        empty = cannot_hold(clean.low, clean.high).any(-1)
+        if bool(empty.any()):
+            answer = replace(answer, status=torch.where(empty, int(Status.INFEASIBLE), answer.status))
         return _finished(clean, answer, finite, batch)
 
     def _solved(self, program: QuadraticProgram, start: Tensor | None) -> Answer:
@@ -130,7 +135,10 @@ def _small(x: Any, y0: Any) -> Solution | None:
         return leaf.detach().double().numpy()
 
     below, start = (None if leaf is None else array(leaf, size) for leaf in (low, y0))
-    found = solve_small(array(saddle, size, size), array(high, size), below, start, m, n)
+    above = array(high, size)
+    if np.isneginf(above[:, n + m :]).any() or (below is not None and cannot_hold(below, above).any()):
+        return None
+    found = solve_small(array(saddle, size, size), above, below, start, m, n)
     inverse = None if found is None else freeze_small(torch.from_numpy(found.jacobian).to(saddle.dtype), n)
     if found is None or inverse is None:
         return None

@@ -59,6 +59,11 @@ def margin(bound: Tensor) -> Tensor:
     return 64 * torch.finfo(bound.dtype).eps * (1 + bound.detach().abs())
 
 
+def cannot_hold(low: Any, high: Any) -> Any:
+    """Whether bounds of a row, tensors or arrays, leave it no value."""
+    return (low > high + 1e-9 * (1 + abs(high).clip(None, BOUND))) | (high == -np.inf) | (low == np.inf)
+
+
 @dataclass(frozen=True)
 class Answer:
     """Per sample: y (samples, n), the multipliers of the rows (samples, k; upper minus lower), `status` and steps.

@@ -10,7 +10,7 @@ import torch
 from ..errors import NotConvexError
 from ..linear.sparse_lu import SparseFactor, SparseInverse
 from ..solution import Solution, Status
-from .quadratic import CONVEX, WEAK, clarabel_solve
+from .quadratic import CONVEX, WEAK, cannot_hold, clarabel_solve
 
 _REPAIRS = 10  # changes of the active set
 _UNIT = 64 * float(np.finfo(np.float64).eps)
@@ -87,7 +87,7 @@ class _Program:
     def finite(self) -> bool:
         """Without NaN, and without infinities save in the bounds of inequalities."""
         numbers = (self.q.data, self.c.data, self.linear, self.high[: self.equations])
-        return all(np.isfinite(part).all() for part in numbers) and not np.isnan(self.low + 0 * self.high).any()
+        return all(np.isfinite(part).all() for part in numbers) and not np.isnan([self.low, self.high]).any()
 
     def factor(self, active: Any) -> SparseFactor:
         """J = [Q C'; D C, D - I] with D one on the active rows."""
@@ -99,11 +99,16 @@ class _Program:
 
 def _one(program: _Program) -> tuple[Any, int, int, SparseFactor]:
     """(y, multipliers), status, steps, and the factor of J at the active rows."""
+    import scipy.sparse as sparse
+
     n, k = len(program.linear), len(program.high)
     none = np.arange(k) < program.equations
     if not program.finite():
-        harmless = replace(program, q=0 * program.q, c=0 * program.c)
-        return np.full(n + k, np.nan), int(Status.NONFINITE), 0, harmless.factor(none)
+        q, c = sparse.eye_array(n, format="csc"), sparse.csc_array((k, n))
+        harmless = replace(program, q=q, c=c).factor(np.zeros(k, dtype=bool))
+        return np.full(n + k, np.nan), int(Status.NONFINITE), 0, harmless
+    if cannot_hold(program.low, program.high).any():
+        return np.zeros(n + k), int(Status.INFEASIBLE), 0, program.factor(none)
     y, mu, status, steps = clarabel_solve(
         program.q, program.c, program.linear, program.low, program.high, program.equations
     )

@@ -281,6 +281,7 @@ def test_training_lowers_the_loss(root, tmp_path):
         (["--features", "vgg"], "belong together"),
         (["--features", "vgg", "--vgg", "nowhere.safetensors"], "nowhere.safetensors` is no file"),
         (["--features", "picture"], "house_images"),
+        (["--features", "picture", "--data-set", "cub"], "`--data-set house` alone"),
     ],
 )
 def test_wrong_options(root, tmp_path, capsys, arguments, words):

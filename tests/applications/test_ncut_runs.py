@@ -284,6 +284,9 @@ def test_what_segment_writes_is_named_as_pictures(run, tmp_path, name):
         ((40, 30), ["--max-pixels", "1000"], "at most 1000 are decoded"),
         ((40, 30), ["--size", "4000"], "`--size` is 4000; expected at most 1024"),
         ((40, 30), ["--size", "4"], "`--size` is 4; expected at least 16"),
+        ((40, 30), ["--max-pixels", "-1"], "`--max-pixels` is -1; expected at least 1"),
+        ((40, 30), ["--out", "."], "`--out .` is a folder; expected the name of a PNG file"),
+        ((40, 30), ["--out", "no-such/mask.png"], "there is no folder `no-such`"),
     ],
 )
 def test_photographs_that_cannot_be_cut(run, tmp_path, capsys, size, options, words):

@@ -1,6 +1,7 @@
 """CvxpyLayer: closed forms, finite differences, every mode of differentiation, batches, failures, errors."""
 
 import copy
+import gc
 import pickle
 import warnings
 
@@ -282,19 +283,24 @@ def test_quadratic_form_is_kept_and_the_two_routes_agree():
 
 def test_sums_of_squares_become_small_dense_programs():
     x, F, g, q = cp.Variable(4), parameter(6, 4, name="F"), parameter(6, name="g"), parameter(4, name="q")
-    constraints = [x <= 0.3, cp.sum(x) == 0.2]
+    G = parameter(4, 4, name="G")
+    constraints = [G @ x <= 0.3, cp.sum(x) == 0.2]
     problem = cp.Problem(cp.Minimize(cp.sum_squares(F @ x - g) + q @ x), constraints)
     duals = [constraint.dual_variables[0] for constraint in constraints]
-    layer = CvxpyLayer(problem, [F, g, q], [x, *duals])
+    layer = CvxpyLayer(problem, [F, g, q, G], [x, *duals])
     assert layer.canonical.program.n == 10 and layer.canonical.elimination is not None
     assert layer.canonical.elimination.gone.numel() == 6
-    leaves = [torch.randn(3, 6, 4), torch.randn(6), torch.randn(4)]
+    leaves = [torch.randn(3, 6, 4), torch.randn(6), torch.randn(4), torch.eye(4)]
     leaves = [leaf.requires_grad_() for leaf in leaves]
     results = []
     for options in (None, {"eps": 1e-9}):
         solution = layer.solve(*leaves, solver_args=options)
-        gradients = torch.autograd.grad(sum(y.sin().sum() for y in solution.value), leaves)
-        results.append((*solution.value, solution.aux["multipliers"], solution.aux["slack"], *gradients))
+        found = (*solution.value, solution.aux["multipliers"], solution.aux["slack"])
+        total = sum((y + k).sin().sum() for k, y in enumerate(found))
+        first = torch.autograd.grad(total, leaves, retain_graph=True)
+        gradients = torch.autograd.grad(total, leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in gradients), leaves)
+        results.append((*found, *first, *gradients, *second))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
     single = [leaf.detach()[0] if leaf.ndim == 3 else leaf.detach() for leaf in leaves]
@@ -478,19 +484,59 @@ def jacobian_of(y, x):
     return torch.stack([torch.autograd.grad(entry, x, retain_graph=True)[0] for entry in y])
 
 
-@pytest.mark.parametrize("make", [exponential_problem, trace_problem])
+def regression():
+    """Least squares in a box: a quadratic program whose residuals are put away."""
+    x, b, F = cp.Variable(3), parameter(4, name="b"), parameter(4, 3, name="F")
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(F @ x - b)), [x <= 0.1]), [b, F], [x])
+    return layer, (torch.randn(4), torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("make", [exponential_problem, trace_problem, regression])
 def test_the_direct_way_and_the_taped_one_agree(make):
     layer, args = make()
     leaves = [a.clone().requires_grad_() for a in args]
-    direct = jacobian_of(layer(*leaves)[0].reshape(-1), leaves[0])
+
+    def derivatives():
+        (y,) = layer(*leaves)
+        slope = torch.autograd.grad(y.sin().sum(), leaves[0], create_graph=True)[0]
+        return jacobian_of(y.reshape(-1), leaves[0]), torch.autograd.grad(slope.cos().sum(), leaves[1])[0]
+
+    direct, second = derivatives()
     with torch.autograd.graph.save_on_cpu():  # hooks on what is saved: the taped way
-        taped = jacobian_of(layer(*leaves)[0].reshape(-1), leaves[0])
+        taped, taped_second = derivatives()
     torch.testing.assert_close(direct, taped, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(second, taped_second, atol=1e-9, rtol=1e-9)
     (y,) = layer(*leaves)
     every = torch.autograd.grad(y.reshape(-1), leaves[0], torch.eye(y.numel()), is_grads_batched=True)[0]
     torch.testing.assert_close(every, direct, atol=1e-10, rtol=1e-10)
     with torch.no_grad():
         torch.testing.assert_close(layer(*leaves)[0], y.detach(), atol=0, rtol=0)
+
+
+def bytes_alive():
+    """Of all storages of tensors that Python knows."""
+    gc.collect()
+    storages = [entry.untyped_storage() for entry in gc.get_objects() if type(entry) is torch.Tensor]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_a_quadratic_program_keeps_its_data_and_a_factor_until_its_derivative_is_taken():
+    x, F, G, h = cp.Variable(30), parameter(30, 30, name="F"), parameter(30, 30, name="G"), parameter(30, name="h")
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(F @ x - 1)), [G @ x <= h]), [F, G, h], [x])
+    leaves = [torch.randn(8, 30, 30).requires_grad_(), torch.randn(8, 30, 30), torch.ones(30)]
+    layer(*leaves)
+    matrix, before = 8 * 30 * 30 * 8, bytes_alive()
+    (y,) = layer(*leaves)
+    assert bytes_alive() - before <= 6.5 * matrix  # Q, E, G, and what factorises the optimality conditions, once
+    y.sum().backward()
+    assert bytes_alive() - before <= 1.5 * matrix  # the gradient
+    with pytest.raises(RuntimeError, match="second time"):
+        y.sum().backward()
+    (y,) = layer(*leaves)
+    with torch.no_grad():
+        leaves[0] += 1
+    with pytest.raises(RuntimeError, match="inplace operation"):  # and no gradient of another program
+        y.sum().backward()
 
 
 def test_tiny_entries_of_exponential_cones_are_not_degenerate():

@@ -7,6 +7,7 @@ import torch
 from torch.func import jacrev, vmap
 
 from implayer import ImplicitAdjoint, ShapeError, Status
+from implayer.errors import InfeasibleError, SolveError
 from implayer.layers.qp import QPLayer
 from implayer.solvers.qp import QPSolver
 from implayer.verify.planted import planted
@@ -110,3 +111,36 @@ def test_a_solution_may_be_changed_in_place():
     y = QPLayer()(torch.eye(2), q, G=torch.eye(2), h=torch.tensor([5.0, 1.0]))
     y.mul_(3)
     torch.testing.assert_close(torch.autograd.grad(y.sum(), q)[0], torch.tensor([-3.0, 0.0]))
+
+
+# ------------------------------------------------------------------------------------------------------- wrong inputs
+@pytest.mark.parametrize("bounds", [{"h": -torch.inf}, {"h": 1.0, "l": 2.0}, {"h": 1.0, "l": torch.inf}])
+@pytest.mark.parametrize("n", [3, 60, 300])  # small, dense, sparse
+def test_bounds_that_leave_no_value_are_infeasible(n, bounds):
+    eye = torch.eye(n).to_sparse() if n == 300 else torch.eye(n)
+    rows = {name: torch.full((n,), value) for name, value in bounds.items()}
+    with pytest.raises(InfeasibleError):
+        QPLayer()(eye, torch.ones(n), G=eye, **rows)
+
+
+@pytest.mark.parametrize("name", ["Q", "q", "A", "b", "G", "h", "l"])
+@pytest.mark.parametrize("n", [3, 60])
+def test_a_nan_is_named_as_the_argument_that_has_it(n, name):
+    given = {"Q": torch.eye(n), "q": torch.ones(n), "A": torch.eye(n)[:1], "b": torch.ones(1)}
+    given |= {"G": torch.eye(n), "h": torch.full((n,), torch.inf), "l": torch.full((n,), -torch.inf)}
+    given[name] = given[name].clone()
+    given[name][0] = torch.nan
+    with pytest.raises(SolveError, match=rf"First cause: `{name}` is nan at index \[0"):
+        QPLayer()(**given)
+
+
+def test_a_nan_in_a_sparse_matrix_is_named():
+    eye = torch.eye(300)
+    with pytest.raises(SolveError, match=r"First cause: `Q` is nan at index \[0, 0\]"):
+        QPLayer()((eye * torch.nan).to_sparse(), torch.ones(300))
+
+
+def test_a_smoothing_that_is_no_number_is_refused():
+    for smoothing in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ValueError, match="`smoothing`"):
+            QPLayer(smoothing=smoothing)

@@ -1,10 +1,10 @@
-"""MinimalNormMultipliers: singular KKT matrices whose primal part is unique, and those whose is not."""
+"""MinimalNorm: singular KKT matrices whose primal part is unique, and those whose is not."""
 
 import pytest
 import torch
 
 from implayer.linear.lu import LU
-from implayer.linear.minimal_norm import MinimalNormMultipliers
+from implayer.linear.minimal_norm import MinimalNorm
 from implayer.operators import MatrixOperator
 
 
@@ -14,7 +14,7 @@ def kkt(H, A):
 
 def test_regular_matrices_are_left_to_the_other_solver():
     J, b = torch.randn(3, 5, 5), torch.randn(3, 5)
-    inverse = MinimalNormMultipliers(LU(), 2).freeze(MatrixOperator(J))
+    inverse = MinimalNorm(LU(), 2).freeze(MatrixOperator(J))
     plain = LU().freeze(MatrixOperator(J))
     assert type(inverse) is type(plain)
     assert torch.equal(inverse.solve(b)[0], plain.solve(b)[0])
@@ -30,7 +30,7 @@ def test_dependent_constraints_and_flat_objectives():
         kkt(flat, 0 * torch.cat([A, A])),
     )
     J = torch.stack([regular, dependent, free])
-    inverse = MinimalNormMultipliers(LU(), 2).freeze(MatrixOperator(J))
+    inverse = MinimalNorm(LU(), 2).freeze(MatrixOperator(J))
     assert inverse.singular.tolist() == [False, False, True]
     z = torch.randn(3, 5)
     found = inverse.solve((J @ z.unsqueeze(-1)).squeeze(-1))[0]
@@ -44,7 +44,17 @@ def test_dependent_constraints_and_flat_objectives():
 def test_transposed(dtype):
     A = torch.randn(1, 3)
     J = kkt(torch.eye(3) + torch.randn(3, 3) / 9, torch.cat([A, A])).to(dtype).unsqueeze(0)
-    inverse = MinimalNormMultipliers(LU(), 2).freeze(MatrixOperator(J))
+    inverse = MinimalNorm(LU(), 2).freeze(MatrixOperator(J))
     z = torch.randn(1, 5, dtype=dtype)
     found = inverse.rsolve((J.mT @ z.unsqueeze(-1)).squeeze(-1))[0]
     torch.testing.assert_close(found[:, :3], z[:, :3], atol=1e-3 if dtype == torch.float32 else 1e-10, rtol=0.0)
+
+
+def test_any_unknown_may_be_the_one_that_is_not_unique():
+    J = torch.randn(2, 4, 4)
+    J[1, :, 3] = 2 * J[1, :, 2]
+    b = (J @ torch.randn(2, 4, 1)).squeeze(-1)
+    inverse = MinimalNorm().freeze(MatrixOperator(J))
+    assert not inverse.singular.any()
+    torch.testing.assert_close(inverse.solve(b)[0], (torch.linalg.pinv(J) @ b.unsqueeze(-1)).squeeze(-1))
+    assert MinimalNorm(multipliers=1).freeze(MatrixOperator(J)).singular.tolist() == [False, True]
