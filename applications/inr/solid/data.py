@@ -18,10 +18,8 @@ from ...shared.points import TABLES, read_points
 from ...shared.soundness import Boundary, repaired
 
 _LEAST = 4  # points of a cloud
-_PROBES, _APART = (
-    4096,
-    0.02,
-)  # points in the box and near the surface, and how near, that tell whether anything is inside
+_PROBES = 4096  # points in the box, and as many near the surface, that tell whether anything is inside
+_APART = 0.02  # of the length of the shape: how near those are
 _NO_FACES = "points without faces: what is inside is told by the normals alone"
 _NOTHING = f"none of {2 * _PROBES} points in its box and near it is inside: it encloses nothing"
 _GENERATED = "torus"
