@@ -113,7 +113,9 @@ def test_links_lead_somewhere(path: Path):
         target = target.split("#")[0]
         if not target or "://" in target or target == "reference/index.md":
             continue
-        made = re.sub(r"auto_examples/(\w+)\.rst", r"gallery/\1.py", target)  # the site makes those pages of these programs
+        made = re.sub(
+            r"auto_examples/(\w+)\.rst", r"gallery/\1.py", target
+        )  # the site makes those pages of these programs
         target = made.replace("gallery/index.py", "gallery/README.rst")
         assert (path.parent / target).exists(), f"{_name(path)} links to {target}"
 
