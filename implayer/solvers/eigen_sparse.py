@@ -15,6 +15,10 @@ from .eigen import Which, require_known
 from .eigen_lanczos import lanczos
 
 _SMALL = 80  # rows up to which a matrix is made dense
+_LOST = 1e5  # distances to the shift that differ more than this cost the farther pairs too many digits
+_MOVED = 1e-3  # by how much a shift is moved then, in units of the farther distance
+_MOVES = 3
+_BRIEF = 200  # products with the factor within which pairs converge where a shift is good
 _FAR = 30.0  # distance of a shift in units of the spread of the wanted pairs from which a closer one pays
 
 
@@ -96,6 +100,7 @@ class Pairs:
     complement: Callable[[Span], AbstractComplement] | None = None  # None where all pairs are here
     converged: bool = True
     known: int = 0  # how many of them, the last ones, were known beforehand
+    shift: float | None = None  # where they were sought
 
 
 class AbstractSparseEigenSolver(abc.ABC):
@@ -117,7 +122,8 @@ class ShiftInvert(AbstractSparseEigenSolver):
 
     - `shift`: $\sigma$; None (default) takes a bound of the spectrum (Gershgorin), just outside of the wanted end, and
       factorises once more where that turns out to be far away. Pass one where you know a better one: outside of the
-      spectrum, near its wanted end. For `which="nearest"` it is the shift of the layer.
+      spectrum, near its wanted end. For `which="nearest"` it is the shift of the layer. One that is an eigenvalue to five
+      digits is moved by a thousandth of the distance to the next pair.
     - `rtol`: residual of a pair of $(A - \sigma B)^{-1} B$, relative to its eigenvalue (default 1e-13).
     - `max_steps`: products with the factor (default 2000); a pair that has not converged then fails its sample.
 
@@ -135,7 +141,7 @@ class ShiftInvert(AbstractSparseEigenSolver):
             return by_lapack(pencil, which, shift)
         sigma = shift if shift is not None else self.shift
         if sigma is not None:
-            return self._near(pencil, k, which, sigma)
+            return self._chosen(pencil, k, which, sigma)
         sigma = outside_bound(pencil, which)
         found = self._near(pencil, k, which, sigma)
         ends = np.sort(np.abs(found.values - sigma))
@@ -145,16 +151,37 @@ class ShiftInvert(AbstractSparseEigenSolver):
         closer = found.values[0] + (-spread if which == "smallest" else spread)
         return self._near(replace(pencil, start=found.vectors), k, which, closer, again=True)
 
+    def _chosen(self, pencil: SparsePencil, k: int, which: Which, sigma: float) -> Pairs:
+        """Near a shift of the caller, which is moved a little where it is an eigenvalue, or nearly so.
+
+        There all other pairs drown in the rounding of one, whose theta is larger by the ratio of the distances.
+        """
+        brief = replace(self, max_steps=min(self.max_steps, _BRIEF + 4 * k))
+        found = brief._near(pencil, k, which, sigma)
+        moved, side = sigma, -1.0 if which == "smallest" else 1.0
+        for _ in range(_MOVES):
+            distance = np.sort(np.abs(found.values - found.shift))
+            if distance[0] >= distance[k] / _LOST:
+                break
+            moved += side * distance[k] * _MOVED
+            found = brief._near(pencil, k + 1, which, moved)
+        if not found.converged and self.max_steps > brief.max_steps:
+            found = self._near(pencil, k if moved == sigma else k + 1, which, moved)
+        if moved == sigma:
+            return found
+        order = _order(found.values[: k + 1], which, sigma)  # by the distance to the shift that was asked for
+        return replace(found, values=found.values[order], vectors=found.vectors[order], exact=k)
+
     def _near(self, pencil: SparsePencil, k: int, which: Which, sigma: float, again: bool = False) -> Pairs:
         """`again` where the start has all copies of repeated eigenvalues."""
-        inverse = factorised(pencil, sigma, 0.1 if which == "nearest" else 0.0)
+        inverse, sigma = factorised(pencil, sigma, 0.1 if which == "nearest" else 0.0)
         theta, vectors, steps, good = self._pairs(pencil, inverse, k, again)
         values, vectors = _ritz(pencil, vectors, k, sigma + 1 / theta)
         if which != "nearest":  # pairs on the wrong side of a shift inside the spectrum come last
             order = np.argsort(values[:k] if which == "smallest" else -values[:k], kind="stable")
             order = np.concatenate([order, np.arange(k, len(values))])
             values, vectors = values[order], vectors[order]
-        return Pairs(values, vectors, steps, k, lambda span: ShiftedComplement(span, inverse, sigma), good)
+        return Pairs(values, vectors, steps, k, lambda span: ShiftedComplement(span, inverse, sigma), good, shift=sigma)
 
     def _pairs(
         self, pencil: SparsePencil, inverse: Callable[[Rows], Rows], k: int, again: bool
@@ -264,21 +291,24 @@ class LOBPCG(AbstractSparseEigenSolver):
         return Pairs(values[order], vectors, 0, k, lambda span: PreconditionedComplement(span, by_rows, sign))
 
 
-def factorised(pencil: SparsePencil, sigma: float, pivoting: float) -> Callable[[Rows], Rows]:
-    """(A - sigma B)^-1 on rows; `pivoting` is 0 outside of the spectrum, where the matrix is definite."""
+def factorised(pencil: SparsePencil, sigma: float, pivoting: float) -> tuple[Callable[[Rows], Rows], float]:
+    """(A - sigma B)^-1 on rows, and sigma; `pivoting` is 0 outside of the spectrum, where the matrix is definite."""
     from scipy.sparse.linalg import splu
 
     weight, options = pencil.weight, {"SymmetricMode": True}
     for offset in (1e-8, 1e-6):
         shifted = (pencil.A - sigma * weight).tocsc()
         try:
-            lu = splu(shifted, "MMD_AT_PLUS_A", diag_pivot_thresh=pivoting, options=options)
-            return lambda z: lu.solve(z.T).T
+            return _by_rows(splu(shifted, "MMD_AT_PLUS_A", diag_pivot_thresh=pivoting, options=options)), sigma
         except RuntimeError:  # the shift is an eigenvalue to the last digit
             sigma = sigma + offset * (abs(sigma) + float(abs(shifted).max()))
     raise NotDefiniteError(
         f"A - {sigma:g} B is singular: A and B have null vectors in common, so (A, B) has no spectrum."
     )
+
+
+def _by_rows(lu: Any) -> Callable[[Rows], Rows]:
+    return lambda z: lu.solve(z.T).T
 
 
 def outside_bound(pencil: SparsePencil, which: Which) -> float:

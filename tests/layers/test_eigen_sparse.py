@@ -86,6 +86,41 @@ def test_values_and_gradients_are_those_of_the_dense_layer(edges: Tensor, weight
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
 
+def path_graph(n: int) -> Tensor:
+    """The Laplacian of a chain: eigenvalues 2 - 2 cos(pi j / n)."""
+    i = torch.arange(n - 1)
+    index = torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i]), torch.arange(n).expand(2, n)], 1)
+    degree = torch.full((n,), 2.0)
+    degree[[0, -1]] = 1.0
+    values = torch.cat([-torch.ones(2 * n - 2), degree])
+    return torch.sparse_coo_tensor(index, values, (n, n), check_invariants=True).coalesce()
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-12, -1e-8])
+@pytest.mark.parametrize("j", [0, 50])
+def test_a_shift_that_is_an_eigenvalue(j: int, off: float):
+    n = 200
+    A = path_graph(n)
+    at = float(2 - 2 * torch.cos(torch.tensor(torch.pi * j / n)))
+    gradients = []
+    for matrix in (A, A.to_dense()):
+        matrix = matrix.requires_grad_()
+        solution = EigenLayer(3, "nearest", shift=at + off).solve(matrix)
+        assert float(solution.value[0][0].detach()) == pytest.approx(at, abs=1e-12)
+        gradients.append(torch.autograd.grad(loss(*solution.value), matrix)[0])
+    found, expected = gradients[0].coalesce(), gradients[1]
+    torch.testing.assert_close(found.values(), expected[tuple(found.indices())], rtol=1e-7, atol=1e-9 * n**2)
+
+
+def test_a_shift_given_to_the_solver_at_the_end_of_the_spectrum(edges: Tensor, weights: Tensor):
+    A, degree = pencil(edges, weights)
+    at_zero = EigenLayer(3, solver=ShiftInvert(shift=0.0))(A, degree)
+    gradient = torch.autograd.grad(loss(*at_zero), weights, retain_graph=True)[0]
+    expected = EigenLayer(3)(A, degree)
+    torch.testing.assert_close(at_zero, expected, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(gradient, torch.autograd.grad(loss(*expected), weights)[0], rtol=1e-7, atol=1e-9)
+
+
 def test_sparse_b_and_its_gradient(edges: Tensor):
     A, degree = pencil(edges, torch.rand(edges.shape[1]) + 0.1)
     M, _ = pencil(edges, 0.1 * torch.rand(edges.shape[1]))
