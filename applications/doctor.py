@@ -44,7 +44,7 @@ def doctor(data: Path | None) -> int:
             + (f"lacks {', '.join(absent)}: pip install 'implayer[{extra}]'" if absent else "complete")
         )
     print(f"devices       cpu ({torch.get_num_threads()} threads of {os.cpu_count()} cores){_accelerators()}")
-    root = data_root(data)
+    root = data_root(data, new=True)
     print(f"data root     {root}" + ("" if root.is_dir() else f" (not there; `--data` or {VARIABLE} names another)"))
     for folder, name in _SETS.items():
         count = sum(1 for entry in (root / folder).iterdir() if entry.is_file()) if (root / folder).is_dir() else 0

@@ -25,16 +25,18 @@ class ShapesConfig:
     """Numbers between picture and shape: the shape is a combination of as many fields."""
     learning_rate: float = 3e-3
     """Of Adam at the start; it falls to a hundredth of it along a cosine."""
-    warm_up: float = 0.3
-    """Share of the epochs in which a level set is trained as a field: no surface gives birth to a part of itself."""
+    warm_up: float = 0.6
+    """Share of the epochs in which a level set learns what is inside alone: no surface gives birth to a part of itself."""
     truncation: float = 2.0
-    """Voxels, beyond which distances are not told apart."""
+    """Of the head `field`: voxels, beyond which distances are not told apart."""
+    sharpness: float = 2.0
+    """Of the head `level-set`: logit of being inside, per voxel of distance to the surface."""
     points: int = 1024
     """Samples of a true surface for the Chamfer distance, and as many of a predicted one on average."""
     normal_weight: float = 0.2
     """Of 1 - cosine between normals of nearest points, beside the Chamfer distance in voxels."""
-    field_weight: float = 1.0
-    """Of the loss of the field, which remains beside that of the surface."""
+    inside_weight: float = 5.0
+    """Of the cross-entropy of what is inside, which remains beside the loss of the surface."""
     eikonal_weight: float = 0.1
     """Of (|grad phi| - 1)^2 near the surface."""
     shapes: int = 0

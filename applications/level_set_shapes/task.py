@@ -31,10 +31,10 @@ class Tested:
 
 
 class ShapeTask(AbstractTask):
-    """The loss of the head; a level set is trained as a field at first."""
+    """The loss of the head; a level set learns at first what is inside."""
 
     model: ShapeNetwork
-    remedy = "the field of a shape lost its surface: more `--field-weight`, or a longer `--warm-up`"
+    remedy = "the field of a shape lost its surface: more `--inside-weight`, or a longer `--warm-up`"
 
     def __init__(self, config: ShapesConfig, train: Examples, test: Examples, device: torch.device):
         self.config, self.device, self.seed = config, device, config.seed
@@ -76,13 +76,15 @@ class ShapeTask(AbstractTask):
         if config.head == "voxels":
             return {"loss": voxel_loss(output, data.occupied[rows].to(self.device))}
         distances = data.fields[rows].to(self.device).float()
-        loss = field_loss(output, distances, config.truncation)
+        if config.head == "field":
+            return {"loss": field_loss(output, distances, config.truncation)}
+        inside = voxel_loss(-config.sharpness * output, data.occupied[rows].to(self.device))
         if not self.on_surface:
-            return {"loss": loss}
+            return {"loss": inside}
         points, normals = (part[rows].to(self.device) for part in (data.points, data.normals))
         distance, turn, empty = surface_loss(output, points, normals, generator)
         self.empty += empty
-        rest = config.field_weight * loss + config.eikonal_weight * eikonal_loss(output, distances)
+        rest = config.inside_weight * inside + config.eikonal_weight * eikonal_loss(output, distances)
         return {"loss": distance + config.normal_weight * turn + rest, "chamfer_voxels": distance}
 
     def _batch(self) -> Tensor:

@@ -49,9 +49,9 @@ class ShapeTraining(AbstractApplication[ShapesConfig, ShapeSource, Shapes, Shape
     def check(self, config: ShapesConfig) -> None:
         """Refuse values that cannot mean anything."""
         counts = dict.fromkeys(("epochs", "views", "latent", "points"), 1)
-        weights = dict.fromkeys(("normal_weight", "field_weight", "eikonal_weight", "warm_up", "shapes", "seed"), 0)
+        weights = dict.fromkeys(("normal_weight", "inside_weight", "eikonal_weight", "warm_up", "shapes", "seed"), 0)
         require_least(config, counts | weights | {"batch": 2})
-        require_positive(config, "learning_rate", "truncation")
+        require_positive(config, "learning_rate", "truncation", "sharpness")
         if config.shapes == 1 or config.warm_up > 1:
             raise InputError("`--shapes` must be 0 or at least 2, and `--warm-up` at most 1.")
 

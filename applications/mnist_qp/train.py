@@ -51,7 +51,7 @@ class DigitTraining(AbstractApplication[MnistConfig, DigitSource, Digits, DigitT
 
     def load(self, command: TrainMnistQP) -> Material[DigitSource, Digits]:
         """The digits that the command names."""
-        return _material(load_digits(command.config.data_set, data_root(command.data)))
+        return _material(load_digits(command.config.data_set, data_root(command.data, new=True)))
 
     def load_again(self, stored: Stored, command: Resume) -> Material[DigitSource, Digits]:
         """The digits of the run."""
@@ -106,7 +106,7 @@ def stored_digits(source: DigitSource, data: Path | None) -> Digits:
     """The digits of a run: from where it found them, or from another data root."""
     if data is None and source.data is not None and Path(source.data).is_dir():
         return load_digits("mnist", Path(source.data))
-    return load_digits("digits" if source.data_set == "digits" else "mnist", data_root(data))
+    return load_digits("digits" if source.data_set == "digits" else "mnist", data_root(data, new=True))
 
 
 def _material(digits: Digits) -> Material[DigitSource, Digits]:

@@ -9,9 +9,14 @@ from .errors import InputError
 VARIABLE = "IMPLAYER_DATA"
 
 
-def data_root(given: Path | None) -> Path:
-    """The folder of `--data`, else of the environment, else a cache folder of the user."""
+def data_root(given: Path | None, *, new: bool = False) -> Path:
+    """The folder of `--data`, else of the environment, else a cache folder of the user.
+
+    **Raises** `InputError` where `--data` names no folder, unless a `new` one will do.
+    """
     if given is not None:
+        if not new and not given.is_dir():
+            raise InputError(f"`--data` is `{given}`, which is no folder; expected the data root.")
         return given
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE])

@@ -89,12 +89,17 @@ def mixed_down(sound: Sound) -> Sound:
     return sound.noted(f"{channels} channels are mixed down to one", sound.samples.mean(1, keepdim=True))
 
 
-def cut(sound: Sound, seconds: float) -> Sound:
-    """The first so many seconds; 0 is all of it."""
-    count = max(round(seconds * sound.rate), _LEAST)
-    if not seconds or count >= len(sound.samples):
+def cut(sound: Sound, seconds: float, start: float = 0.0) -> Sound:
+    """So many seconds from `start` on; 0 is all that follows. **Raises** `SoundReadError` where nothing does."""
+    first = round(start * sound.rate)
+    left = len(sound.samples) - first
+    if left < _LEAST:
+        raise SoundReadError(f"`{sound.name}` lasts {sound.seconds:.4g} seconds; `--start` is {start:g}.")
+    count = min(max(round(seconds * sound.rate), _LEAST), left) if seconds else left
+    if count == len(sound.samples):
         return sound
-    return sound.noted(f"the first {seconds:g} of {sound.seconds:.2f} seconds are used", sound.samples[:count])
+    used = f"{start:g} to {(first + count) / sound.rate:.4g} of {sound.seconds:.4g} seconds are used"
+    return sound.noted(used, sound.samples[first : first + count])
 
 
 def write_sound(path: Path, samples: Tensor, rate: int) -> None:

@@ -76,7 +76,7 @@ def test_pictures_learned_from_a_quarter(tmp_path):
 
 def test_sound(tmp_path):
     (tmp_path / "audio").mkdir()
-    soundfile.write(tmp_path / "audio" / "gt_bach.wav", np.sin(np.arange(600) / 9), 1200)
+    soundfile.write(tmp_path / "audio" / "gt_bach.wav", np.sin(np.arange(3000) / 9), 1200)
     arguments = ["--families", "siren", "--data", str(tmp_path), "--out", str(tmp_path / "a")]
     assert main(["reproduce", "impsq-audio", *TINY, *arguments]) == 0
     assert len(json.loads((tmp_path / "a" / "impsq-audio.json").read_text())["claims"]) == 3

@@ -272,6 +272,20 @@ def test_every_head_learns_one_shape(head):
     assert losses[-1]["loss"] < losses[first]["loss"] and ("chamfer_voxels" in losses[-1]) == (head == "level-set")
 
 
+def test_a_level_set_learns_at_first_what_voxels_learn():
+    found = {}
+    for head, weight in (("voxels", 1.0), ("level-set", -2.0)):
+        config = ShapesConfig(head=head, latent=4, views=1, points=64, batch=4, warm_up=0.5, epochs=2)
+        shapes = load_shapes("generated", "sofa", Path("none"))
+        four = type(shapes)("four", None, "four", shapes.train[:4], shapes.train[:4])
+        task = ShapeTask(config, *prepared(four, config), torch.device("cpu"))
+        with torch.no_grad():  # logits of the one are -2 phi of the other
+            task.model.decoder.weight.mul_(1 / weight), task.model.decoder.bias.mul_(1 / weight)
+        found[head] = [task.step(), task.step()]
+    assert found["level-set"][0]["loss"] == pytest.approx(found["voxels"][0]["loss"], rel=1e-5)
+    assert "chamfer_voxels" in found["level-set"][1]
+
+
 def test_the_body_is_the_same_for_all_heads():
     weights = [build_model(ShapesConfig(head=head, latent=4)).state_dict() for head in ("voxels", "field", "level-set")]
     assert all(torch.equal(weights[0][name], each[name]) for each in weights for name in each)
@@ -351,6 +365,7 @@ def test_resume_refuses_other_options_and_other_shapes(tmp_path, capsys):
         (["--batch", "1"], "`--batch` is 1; expected at least 2"),
         (["--shapes", "1"], "`--shapes` must be 0 or at least 2"),
         (["--truncation", "0"], "`--truncation` is 0.0"),
+        (["--sharpness", "0"], "`--sharpness` is 0.0"),
         (["--head", "mesh"], "level-set"),
         (["--category", "car"], "`--category` is car; generated shapes are seats"),
     ],

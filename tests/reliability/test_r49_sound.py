@@ -67,6 +67,17 @@ def test_high_rates_and_long_files(tmp_path):
         read_sound(tmp_path / "a.wav", max_samples=1000)
 
 
+def test_a_part_from_the_middle(tmp_path):
+    tone(tmp_path / "a.wav", rate=8000, count=800)
+    sound = read_sound(tmp_path / "a.wav")
+    part = cut(sound, 0.02, start=0.05)
+    assert torch.equal(part.samples, sound.samples[400:560]) and part.notes == ("0.05 to 0.07 of 0.1 seconds are used",)
+    assert torch.equal(cut(sound, 0.0, start=0.05).samples, sound.samples[400:])
+    assert len(cut(sound, 9.0, start=0.05).samples) == 400
+    with pytest.raises(SoundReadError, match=r"`a` lasts 0\.1 seconds; `--start` is 0\.1"):
+        cut(sound, 0.02, start=0.1)
+
+
 @pytest.mark.parametrize(("suffix", "apart"), [(".wav", 0.0), (".flac", 2.0**-22)])
 def test_round_trip(tmp_path, suffix, apart):
     samples = torch.rand(100, 2, dtype=torch.float32, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -40,6 +40,8 @@ def code_of(arguments):
         (["fit", "image", "camera", "--threads", "0"], ["`--threads` is 0"]),
         (["fit", "image", "camera", "--device", "gpu"], ["`--device gpu` cannot be used"]),
         (["fit", "image", "no-such-file.png"], ["`no-such-file.png` was not found", "camera"]),
+        (["train", "level-set-shapes", "--data", "nowhere"], ["`--data` is `nowhere`, which is no folder"]),
+        (["fit", "image", "kodim05.png", "--data", "nowhere"], ["`--data` is `nowhere`, which is no folder"]),
         (["resume", "no-such-run"], ["`no-such-run` is no folder"]),
         (["render", "no-such-run"], ["`no-such-run` is no folder"]),
         (["verify", "nonsense"], ["`package.module:layer` or `path/to/file.py:layer`"]),

@@ -17,7 +17,9 @@ class AudioConfig(FieldConfig):
     batch: int = 16384
     """Samples of a step, drawn without repetition until all had their turn; 0 is all of them (paper)."""
     seconds: float = 0.0
-    """Use the first so many seconds; 0 is all of it."""
+    """Use so many seconds; 0 is all of it."""
+    start: float = 0.0
+    """Leave out what comes before this second."""
     mono: bool = False
     """Mix all channels down to one (authors); otherwise they are fitted together."""
 

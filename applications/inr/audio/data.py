@@ -28,7 +28,7 @@ class SoundSource:
 def load_sound(source: str, config: AudioConfig, data: Path | None, max_samples: int) -> Material[SoundSource, Sound]:
     """The sound that `source` names, scaled to a largest modulus of one."""
     path = find_file(source, data_root(data), "audio", ".", what="sound file").resolve()
-    sound = cut(read_sound(path, max_samples), config.seconds)
+    sound = cut(read_sound(path, max_samples), config.seconds, config.start)
     if config.mono:
         sound = mixed_down(sound)
     gain = float(sound.samples.abs().max())

@@ -52,7 +52,7 @@ class SoundFit(AbstractSignalFit[AudioConfig, SoundSource, Sound, SoundTask]):
     def check(self, config: AudioConfig) -> None:
         """Refuse values that cannot mean anything."""
         super().check(config)
-        require_least(config, {"seconds": 0})
+        require_least(config, {"seconds": 0, "start": 0})
 
     def load(self, command: FitAudio) -> Sounds:
         """The sound that the command names."""

@@ -42,7 +42,7 @@ class CompareImage(FitImage, Comparison):
 class CompareAudio(FitAudio, Comparison):
     """Fit several networks to one sound under equal steps, time, parameters or memory: a table and curves.
 
-    Example: implayer compare audio gt_bach.wav --seconds 1 --models fourier-imfn:1,fourier-mfn:1,fourier-mfn:4
+    Example: implayer compare audio gt_bach.wav --start 2 --seconds 1 --models fourier-imfn:1,fourier-mfn:1,fourier-mfn:4
     """
 
 

@@ -163,6 +163,6 @@ class ImplicitNetwork(AbstractMapNetwork):
             absolute = tolerance * _TYPICAL * math.sqrt(self.width)
             atol, rtol = (absolute, 0.0) if warm else (0.0, tolerance)
             solver = implayer.Picard(atol=atol, rtol=rtol, max_steps=self._most)
-            adjoint = implayer.ImplicitAdjoint(linear_solver=implayer.GMRES(rtol=tolerance), order=order)
+            adjoint = implayer.ImplicitAdjoint(linear_solver=implayer.BiCGSTAB(rtol=tolerance), order=order)
             self._layers[key] = implayer.FixedPointLayer(self.map, solver, adjoint=adjoint, on_failure="ignore")
         return self._layers[key]
