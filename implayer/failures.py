@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from . import _tree
+from .causes import caller, first_cause
 from .errors import (
     DegenerateWarning,
     IllConditionedWarning,
@@ -29,7 +29,6 @@ KINDS: dict[Status, type[SolveError]] = {
 
 _HINTS = {
     Status.MAX_STEPS: "Increase `max_steps`, loosen `atol`/`rtol`, start nearer (`y0`), use damping or another solver",
-    Status.NONFINITE: "Check x, the parameters and y0 for NaN, and the domain of F",
     Status.SINGULAR: "Regularise F, add a `gauge`, or take the minimal-norm derivative with "
     "`adjoint=ImplicitAdjoint(linear_solver=LSMR())`",
     Status.INFEASIBLE: "Relax the constraints of those samples, or give them slack variables with a penalty",
@@ -39,7 +38,7 @@ _HINTS = {
 
 def enforce(solution: Solution, on_failure: OnFailure, who: object, problem: Problem) -> None:
     """Raise or warn about failed samples as `on_failure` says; "nan" and "ignore" are silent here."""
-    status = solution.status
+    status, who = solution.status, caller(who)
     if not bool(status.any()):  # CONVERGED is 0
         return
     if on_failure in ("raise", "warn") and not bool(solution.converged.all()):
@@ -78,26 +77,15 @@ def _explain(solution: Solution, who: object, problem: Problem) -> str:
     most = 0 if solution.steps is None else int(solution.steps[~solution.converged].max())
     steps = f", after at most {most} steps" if most else ""
     lines = [f"`{who}`: {solution.message()}{steps}. The implicit gradient of those samples is not valid."]
+    advice = dict(_HINTS)
     if bool((failed == Status.NONFINITE).any()):
-        lines.append(_first_nonfinite(problem))
+        cause, advice[Status.NONFINITE] = first_cause(problem)
+        lines.append(cause)
     if bool((failed == Status.MAX_STEPS).any()):
         lines.append(_other_sign(solution, problem))
-    hints = [hint for member, hint in _HINTS.items() if bool((failed == member).any())]
+    hints = [hint for member, hint in advice.items() if bool((failed == member).any())]
     lines.append("; ".join(hints) + ('; or pass `on_failure="warn"`, "nan" or "ignore".' if hints else ""))
     return " ".join(line for line in lines if line)
-
-
-def _first_nonfinite(problem: Problem) -> str:
-    named = [*_tree.named_leaves(problem.x, "x"), *_tree.named_leaves(problem.y0, "y0")]
-    F = getattr(problem.F, "F", problem.F)  # without its gauge
-    if isinstance(F, torch.nn.Module):
-        named += [(f"parameter `{name}` of F", value.detach()) for name, value in F.named_parameters()]
-    for name, leaf in named:
-        if _tree.differentiable(leaf) and not bool(torch.isfinite(leaf).all()):
-            index = tuple(int(i) for i in (~torch.isfinite(leaf)).nonzero()[0])
-            where = f" at index {list(index)}" if index else ""
-            return f"First cause: {name if ' ' in name else f'`{name}`'} is {float(leaf[index].real):g}{where}."
-    return "x, y0 and the parameters are finite, so F itself returned NaN or infinity."
 
 
 def _other_sign(solution: Solution, problem: Problem) -> str:

@@ -25,6 +25,7 @@ FLOORS = {
     "modes": 0,
     "problem": 1,
     "solution": 1,
+    "causes": 1,
     "failures": 1,
     "residuals": 1,
     "operators": 2,

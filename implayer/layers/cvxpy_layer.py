@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._tree import map_tensors
 from ..adjoints import AbstractAdjoint, ImplicitAdjoint
+from ..causes import called_with
 from ..errors import DeviceError, DtypeError, ImplayerError, NotConvexError, ShapeError, SolveError
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
@@ -21,7 +22,6 @@ from .canonical import canonicalise
 from .cone_gradient import solve_directly, with_batch
 from .cone_program import ConeData, Point
 from .elimination_direct import solve_quadratic
-from .naming import renamed
 from .qp import QPLayer
 from .units import Units
 
@@ -129,22 +129,22 @@ class CvxpyLayer(torch.nn.Module):
         """The solution of the cone program; x alone is right where not the `whole` is wanted."""
         wide = [tensor.to(device="cpu", dtype=torch.float64) for tensor in tensors]
         program = self.canonical.program
+        if call.batch == 0:
+            return self._nothing(ConeData(*self.canonical.data(wide, call.batched)))
         try:
-            if call.batch == 0:
-                return self._nothing(ConeData(*self.canonical.data(wide, call.batched)))
-            solution = self._quadratic(wide, call, whole) if self._qp is not None and not solver_args else None
-            if solution is None:
-                inner = self._layer(solver_args) if solver_args else self._inner
-                solution, unit = self._conic(inner, wide, call)
-                if whole:
-                    solution = unit.restored(solution, program)
-                else:
-                    x, v, rho = solution.value
-                    solution = solution.replace(value=Point(unit.primal(x), v, rho))
+            with called_with(dict(zip(self.names, tensors, strict=True)), who="CvxpyLayer"):
+                solution = self._quadratic(wide, call, whole) if self._qp is not None and not solver_args else None
+                if solution is None:
+                    inner = self._layer(solver_args) if solver_args else self._inner
+                    solution, unit = self._conic(inner, wide, call)
+                    if whole:
+                        solution = unit.restored(solution, program)
+                    else:
+                        x, v, rho = solution.value
+                        solution = solution.replace(value=Point(unit.primal(x), v, rho))
         except SolveError as error:
-            found = renamed(error, dict(zip(self.names, tensors, strict=True)))
-            message = re.sub(r"`(Conic|QP)Solver[^`]*`", "`CvxpyLayer`", str(found))
-            raise type(error)(message, self._told(error.solution, call)) from None
+            error.solution = self._told(error.solution, call)
+            raise
         except NotConvexError as error:
             raise NotConvexError(_in_words(str(error))) from None
         lost = (solution.status == Status.INFEASIBLE) | (solution.status == Status.UNBOUNDED)
@@ -191,11 +191,9 @@ class CvxpyLayer(torch.nn.Module):
     def _judge(self, found: Solution) -> ImplicitLayer:
         """The layer around an answer that is known already."""
 
-        def ConicSolver(problem: Any) -> Solution:  # as messages name it
-            del problem
-            return found
-
-        return ImplicitLayer(self.canonical.program, ConicSolver, adjoint=self.adjoint, on_failure=self.on_failure)
+        return ImplicitLayer(
+            self.canonical.program, lambda problem: found, adjoint=self.adjoint, on_failure=self.on_failure
+        )
 
     def _nothing(self, data: ConeData) -> Solution:
         """The solution of an empty batch."""

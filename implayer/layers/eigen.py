@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..adjoints import AbstractAdjoint, ImplicitAdjoint
+from ..causes import called_with
 from ..errors import SolveError
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
@@ -19,7 +20,6 @@ from .eigen_dense import Clusters, FindPairs, arranged, check_matrices
 from .eigen_direct import pairs_directly
 from .eigen_residual import EigenResidual, Operator
 from .eigen_sparse import FindSparsePairs, arranged_sparse, check_sparse, is_sparse, no_transforms
-from .naming import renamed
 
 Matrix = Tensor | Operator
 
@@ -178,12 +178,12 @@ class EigenLayer(torch.nn.Module):
         dtype = A.dtype if isinstance(A, Tensor) else start.dtype
         inner = self._dense(dtype, found) if dense else self._sparse(dtype, A, B)
         try:
-            solution = inner.solve(x)
+            with called_with({"A": A, "B": B, "deflate": deflate, "start": start}):
+                solution = inner.solve(x)
         except SolveError as error:
             worst = worst_pair(inner.F, x, error.solution)
             solution = self._finished(error.solution, B is not None, dtype)[0]
-            message = str(renamed(error, {"A": A, "B": B, "deflate": deflate, "start": start}))
-            raise type(error)(message + worst, solution) from None
+            raise type(error)(str(error) + worst, solution) from None
         solution, pairs = self._finished(solution, B is not None, dtype)
         return solution, x, inner, pairs
 

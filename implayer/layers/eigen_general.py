@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..adjoints import AbstractAdjoint
-from ..errors import DegenerateEigenvalueError, DtypeError, ImplayerError, ShapeError, SolveError
+from ..causes import called_with
+from ..errors import DegenerateEigenvalueError, DtypeError, ImplayerError, ShapeError
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
 from ..modes import transforms
@@ -16,7 +17,6 @@ from ..solution import Solution
 from ..types import Float, Tree
 from .eigen import EigenLayer
 from .eigen_dense import Clusters
-from .naming import renamed
 
 By = Literal["largest modulus", "smallest modulus", "largest real part"]
 
@@ -187,10 +187,8 @@ class SingularLayer(torch.nn.Module):
             raise ShapeError(f"`k` is {self.eigen.k}, but `M` is {m} x {n}; there are {min(m, n)} singular values.")
         top = torch.cat([M.new_zeros(*M.shape[:-2], m, m), M], -1)
         low = torch.cat([M.mT, M.new_zeros(*M.shape[:-2], n, n)], -1)
-        try:
+        with called_with({"M": M}):
             values, vectors = self.eigen(torch.cat([top, low], -2))
-        except SolveError as error:
-            raise renamed(error, {"M": M}) from None
         zero = (values <= (1e-10 if M.dtype == torch.float64 else 1e-5) * values[..., :1]).detach()
         if self.eigen.on_failure == "raise" and not transforms() and bool(zero.any()):
             sample, pair = zero.reshape(-1, zero.shape[-1]).nonzero()[0].tolist()

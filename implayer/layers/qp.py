@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..adjoints import AbstractAdjoint, ImplicitAdjoint
-from ..errors import ShapeError, SolveError
+from ..causes import called_with
+from ..errors import ShapeError
 from ..failures import OnFailure
 from ..layer import ImplicitLayer
 from ..linear.minimal_norm import MinimalNorm
@@ -20,7 +21,6 @@ from ..modes import is_plain, plain
 from ..problem import Problem
 from ..solution import Solution
 from ..solvers.qp import QPSolver
-from .naming import renamed
 from .qp_direct import solved_directly
 from .qp_form import CORES, arranged, kkt_residual
 
@@ -159,10 +159,8 @@ class QPLayer(torch.nn.Module):
         solution, layer = self._directly(given, y0)
         if solution is None:
             x, n, m = arranged(given, self.smoothing)
-            try:
+            with called_with(given, ("h", "l")):
                 solution = layer.solve(x, None if y0 is None else _start(y0, x, n, m))
-            except SolveError as error:
-                raise renamed(error, given, ("h", "l")) from None
             solution = solution.replace(value=solution.value.split([n, m, solution.value.shape[-1] - n - m], -1))
         y, nu, lam = solution.value
         aux = {**(solution.aux or {}), "equality_multipliers": nu, "inequality_multipliers": lam}

@@ -40,7 +40,8 @@ def solve_small(
         guess = None
         if start is not None:
             guess = guessed(saddle[i, n:, :n] @ start[i, :n], start[i, n:], bounds[1], bounds[0], equations)
-        found = _one(saddle[i], high[i, :n], bounds, sense, identity, guess)
+        with np.errstate(all="ignore"):  # what overflows is not plain, and is found out below
+            found = _one(saddle[i], high[i, :n], bounds, sense, identity, guess)
         if found is None:
             return None
         z[i, :n], z[i, n:], idle, steps[i] = found

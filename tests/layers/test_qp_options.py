@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
-from implayer import ImplicitAdjoint, ShapeError, Status
-from implayer.errors import InfeasibleError, SolveError
+from implayer import ImplicitAdjoint, ImplicitLayer, Picard, ShapeError, SingularLayer, Status
+from implayer.errors import InfeasibleError, SolveError, SolveWarning
 from implayer.layers.qp import QPLayer
 from implayer.solvers.qp import QPSolver
 from implayer.verify.planted import planted
@@ -132,6 +132,22 @@ def test_a_nan_is_named_as_the_argument_that_has_it(n, name):
     given[name][0] = torch.nan
     with pytest.raises(SolveError, match=rf"First cause: `{name}` is nan at index \[0"):
         QPLayer()(**given)
+
+
+def test_warnings_and_layers_around_it_use_the_words_of_the_caller_too():
+    q, eye = torch.tensor([torch.nan, 1.0]), torch.eye(2)
+    with pytest.warns(SolveWarning, match=r"First cause: `q` is nan at index \[0\]\. Check the arguments"):
+        QPLayer(on_failure="warn")(eye, q)
+    with pytest.raises(SolveError, match=r"First cause: `M` is nan at index \[1, 0\]"):
+        SingularLayer()(torch.tensor([[1.0, 0.0], [torch.nan, 1.0]]))
+    layer = ImplicitLayer(lambda x, y: y - QPLayer(on_failure="nan")(eye, x), Picard())
+    with pytest.raises(SolveError, match="First cause: `x` is nan"):  # the words of one layer do not reach another
+        layer(q, torch.zeros(2))
+
+
+def test_products_of_finite_arguments_that_are_not():
+    with pytest.raises(SolveError, match=r"The arguments are finite, but products of them are not\. Scale the problem"):
+        QPLayer()(1e308 * torch.eye(2), 1e308 * torch.ones(2), G=1e308 * torch.eye(2), h=1e308 * torch.ones(2))
 
 
 def test_a_nan_in_a_sparse_matrix_is_named():
