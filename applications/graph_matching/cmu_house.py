@@ -11,7 +11,7 @@ from implayer.layers.matching import SpectralMatchingLayer
 from ..shared.application import load_trained
 from ..shared.data import data_root
 from ..shared.devices import set_threads
-from ..shared.errors import InputError, RunFolderError
+from ..shared.errors import InputError
 from ..shared.figures import Line, Panel, draw_lines
 from ..shared.files import write_json
 from ..shared.options import require_least
@@ -38,10 +38,9 @@ Match = Callable[[Side, Side], Tensor]
 def cmu_house(command: CmuHouse) -> dict[str, dict[str, list[float]]]:
     """Accuracies over the gaps of SM and SMAC with the usual affinity, and of a learned one, on the house and the hotel."""
     require_least(command, {"every": 1})
-    out = command.out or Path("runs/cmu-house")
     sequences = {name: load_sequence(name, data_root(command.data))[0] for name in ("house", "hotel")}
+    out = command.folder("cmu-house")
     threads = set_threads(command.threads)
-    _make(out)
     methods = _methods(command.learned)
     with Reporter(len(GAPS) * len(sequences), quiet=command.quiet) as reporter, torch.no_grad():
         found = {name: _curves(name, points, methods, command, reporter) for name, points in sequences.items()}
@@ -129,10 +128,3 @@ def _panels(found: dict[str, dict[str, list[float]]]) -> list[Panel]:
         Panel("ours minus published", between, "part matched rightly", apart),
         Panel("CMU hotel", between, "part matched rightly", [Line(n, gaps, v, group=n) for n, v in hotel.items()]),
     ]
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"`--out {out}` cannot be written to ({error.strerror}).") from error

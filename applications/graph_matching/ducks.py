@@ -12,7 +12,6 @@ from implayer.layers.affinity import Affinity
 
 from ..shared.data import data_root
 from ..shared.devices import set_threads
-from ..shared.errors import RunFolderError
 from ..shared.files import write_atomically, write_json
 from ..shared.run_folder import versions
 from .commands import Figure8
@@ -34,13 +33,9 @@ def by_vector(first: Side, second: Side) -> Affinity:
 
 def ducks(command: Figure8) -> dict[str, int]:
     """Figure 8: SM, SMAC and five power iterations, with an affinity of lengths and with one of vectors."""
-    out = command.out or Path("runs/idl-fig8")
     pictures, points = load_ducks(data_root(command.data))
+    out = command.folder("idl-fig8")
     set_threads(command.threads)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"`--out {out}` cannot be written to ({error.strerror}).") from error
     order = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(command.seed))
     place = order.argsort()  # where landmark i of the first duck is among the shuffled ones of the second
     first, second = _side(points[0]), _side(points[1][order])

@@ -3,7 +3,6 @@
 import gc
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from implayer.layers.affinity import Affinity
 
 from ..shared.application import carry_on
 from ..shared.devices import set_threads
-from ..shared.errors import RunFolderError
 from ..shared.figures import Line, Panel, draw_lines
 from ..shared.files import write_json
 from ..shared.options import RunOptions, require_least
@@ -40,7 +38,7 @@ _LIMIT_SECONDS = 20.0  # for all trials of one size
 def training_curves(command: Figure6) -> dict[str, dict[str, Any]]:
     """Figure 6: train every layer from the same weights on the same pairs. Interrupted, it goes on when called again."""
     require_least(command, {"steps": 1, "batch": 1, "pairs": 1})
-    out = command.out or Path("runs/idl-fig6")
+    out = command.folder("idl-fig6")
     options = RunOptions(quiet=command.quiet, threads=command.threads, device="cpu")
     found: dict[str, dict[str, Any]] = {}
     for name, (layer, pi_steps) in LAYERS.items():
@@ -82,12 +80,8 @@ def _curves(found: dict[str, dict[str, Any]], every: int) -> list[Panel]:
 def runtimes(command: Figure7) -> list[dict[str, Any]]:
     """Figure 7: forward and backward of the layers alone on Delaunay graphs, layers in turn."""
     require_least(command, {"trials": 1, "largest": SIZES[0]})
-    out = command.out or Path("runs/idl-fig7")
+    out = command.folder("idl-fig7")
     threads = set_threads(command.threads)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"`--out {out}` cannot be written to ({error.strerror}).") from error
     layers = {name: build_layer(*LAYERS[name]) for name in ("SM", "SMAC", "PI(5)")}
     rows: list[dict[str, Any]] = []
     for n in (size for size in SIZES if size <= command.largest):

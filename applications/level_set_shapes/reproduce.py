@@ -33,7 +33,8 @@ def table_1(command: Table1) -> None:
     Interrupted, it goes on when called again.
     """
     require_least(command, {"epochs": 1, "seeds": 1, "shapes": 0})
-    out = command.out or Path("runs/idl-table1")
+    data_root(command.data)  # which has to be there before anything is made
+    out = command.folder("idl-table1")
     set_threads(command.threads)
     found: dict[str, list[dict[str, Any]]] = {head: [] for head in HEADS}
     for seed in range(command.seed, command.seed + command.seeds):

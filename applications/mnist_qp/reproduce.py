@@ -3,14 +3,12 @@
 import gc
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..shared.application import carry_on
 from ..shared.devices import set_threads
-from ..shared.errors import RunFolderError
 from ..shared.figures import Line, Panel, draw_lines
 from ..shared.files import write_json
 from ..shared.options import RunOptions, require_least
@@ -31,7 +29,7 @@ _LIMIT_SECONDS = 30.0  # for all trials of one size
 def learning_curves(command: Figure3) -> None:
     """Figure 3: train with our layer and with qpth from the same weights. Interrupted, it goes on when called again."""
     require_least(command, {"epochs": 1})
-    out, epochs = command.out or Path("runs/idl-fig3"), command.epochs
+    out, epochs = command.folder("idl-fig3"), command.epochs
     options = RunOptions(quiet=command.quiet, threads=command.threads, device="cpu")
     histories: dict[str, Any] = {}
     found: dict[str, dict[str, Any]] = {}
@@ -55,12 +53,8 @@ def learning_curves(command: Figure3) -> None:
 def runtimes(command: Figure4) -> None:
     """Figure 4: forward and backward of the layer alone, systems in turn, over the number of its parameters."""
     require_least(command, {"trials": 1})
-    out = command.out or Path("runs/idl-fig4")
+    out = command.folder("idl-fig4")
     threads = set_threads(command.threads)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"`--out {out}` cannot be written to ({error.strerror}).") from error
     layers, rows = _present(), []
     for batch in BATCHES:
         for n in SIZES:

@@ -42,12 +42,13 @@ class _Row:
 
 def learning_curves(command: Figure10) -> None:
     """Train the cut and the plain network, run the baselines. Interrupted, it goes on when called again."""
-    out, chosen = command.out or Path("runs/idl-fig10"), ("epochs", "pictures", "height", "width", "reaches", "seed")
+    chosen = ("epochs", "pictures", "height", "width", "reaches", "seed")
     config = replace(PAPER, **{name: getattr(command, name) for name in chosen})
     CUTS.check(config)
     options = RunOptions(quiet=command.quiet, threads=command.threads, device="cpu")
     set_threads(command.threads)
     scenes = load_scenes(config.data_set, data_root(command.data), given=command.data is not None)
+    out = command.folder("idl-fig10")
     shown = spread(spread(scenes.test, config.pictures), SHOWN)
     folders = {name: _trained(out / name, replace(config, model=name), options, command.data) for name in MODELS}
     rows = [_of_run(folder, shown) for folder in folders.values()]

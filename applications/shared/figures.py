@@ -15,6 +15,8 @@ _ERROR_RANGE = (
     0.1  # of the colour scale of error maps, in units of the full range: equal for all runs, so that they compare
 )
 
+_LETTER, _HANDLE = 0.075, 0.6  # inches of a letter of a legend, and of what stands before the words
+
 
 @dataclass(frozen=True)
 class Line:
@@ -44,7 +46,8 @@ class Panel:
 
 def draw_lines(path: Path, panels: Sequence[Panel]) -> None:
     """Panels side by side over one legend."""
-    figure, axes = subplots(1, len(panels), (4.8 * len(panels), 4))
+    wide = 4.8 * len(panels)
+    figure, axes = subplots(1, len(panels), (wide, 4))
     groups = list(dict.fromkeys(line.group for panel in panels for line in panel.lines))
     labels: dict[str, Any] = {}
     for panel, each in zip(panels, axes if len(panels) > 1 else [axes], strict=True):
@@ -60,7 +63,15 @@ def draw_lines(path: Path, panels: Sequence[Panel]) -> None:
             _scale(axis, log=log, integer=panel.integer_x and axis is each.xaxis)
         each.grid(alpha=0.3)
     # Not "best": that looks at every point of every curve.
-    figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, fontsize="small", handlelength=3)
+    columns = min(int(wide / (_LETTER * max(map(len, labels), default=0) + _HANDLE)), 4)
+    figure.legend(
+        labels.values(),
+        labels.keys(),
+        loc="outside lower center",
+        ncols=max(columns, 1),
+        fontsize="small",
+        handlelength=3,
+    )
     save_figure(figure, path)
 
 

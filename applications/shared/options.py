@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 from .errors import InputError
+from .run_folder import create_run
 
 PresetName = Literal["default", "smoke", "paper", "tuned"]
 preset: ContextVar[PresetName] = ContextVar("preset", default="default")  # whose values are the defaults of a new run
@@ -103,6 +104,10 @@ class AbstractReproduce:
     """Of the CPU; None leaves torch's choice."""
     quiet: bool = False
     """No progress; the result is printed all the same."""
+
+    def folder(self, name: str) -> Path:
+        """`--out`, or else `runs/NAME`: made, and found to be writable, before anything is computed."""
+        return create_run(self.out or Path("runs", name), overwrite=True).path
 
 
 @dataclasses.dataclass(frozen=True)

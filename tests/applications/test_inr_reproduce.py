@@ -9,6 +9,7 @@ import soundfile
 from PIL import Image
 
 from applications.__main__ import main
+from applications.inr.reproduce import experiments
 from applications.inr.reproduce.printed import TABLE_1, TABLE_2
 from applications.inr.reproduce.report import Claim, as_json, judge
 
@@ -72,6 +73,17 @@ def test_pictures_learned_from_a_quarter(tmp_path):
         found = json.loads((tmp_path / "a" / kind / f"impsq-table1-{kind}.json").read_text())
         assert found["paper"]["fourier-imfn 1L-8D"] == cell
         assert all(len(row["psnr"]) == 2 for row in found["rows"].values()) and len(found["claims"]) == 4
+
+
+def test_curves_have_a_panel_for_each_family_and_one_colour_for_each_size():
+    sizes = ("1L-8D", "1L-16D", "4L-8D")
+    models = ("fourier-mfn", "fourier-imfn", "siren-inj", "isiren")
+    runs = [{"history": {"psnr": [1.0, 2.0]}}, {"history": {"psnr": [3.0, 4.0]}}]
+    panels = experiments._curves({f"{model} {size}": runs for model in models for size in sizes} | {"T = 1": runs})
+    assert [len(panel.lines) for panel in panels] == [6, 6, 1]
+    assert {line.group for line in panels[0].lines} == set(sizes)
+    assert [line.dashed for line in panels[1].lines] == [True] * 3 + [False] * 3
+    assert panels[0].lines[0].label == "explicit 1L-8D" and list(panels[2].lines[0].y) == [2.0, 3.0]
 
 
 def test_sound(tmp_path):

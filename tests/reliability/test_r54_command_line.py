@@ -58,6 +58,14 @@ def test_exit_2_with_a_sentence(arguments, words, capsys, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["idl-table1", "idl-fig4", "idl-fig6", "impsq-fig3", "impsq-fig4"])
+def test_results_of_an_experiment_that_would_go_into_a_file(name, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main(["reproduce", name, "--out", str(tmp_path / "file"), "--threads", "1"]) == 2
+    assert f"`--out {tmp_path / 'file'}` is no folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_nearest_file_of_the_data_root(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images" / "kodak").mkdir(parents=True)

@@ -198,7 +198,7 @@ def _pictures(command: Experiment, folder: str) -> list[str]:
 
 def _carried_out(command: Experiment, name: str, plan: _Plan) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
     """The scores and all figures of every network. What is there already is not done again."""
-    out = (command.out or Path("runs") / name.split("/")[0]) / "/".join(name.split("/")[1:])
+    out = _folder(command, name)
     metrics: dict[str, list[Any]] = {}
     for network, config in plan.networks.items():
         for source in plan.sources:
@@ -219,6 +219,12 @@ def _carried_out(command: Experiment, name: str, plan: _Plan) -> tuple[dict[str,
     return {network: [run["psnr"] for run in runs] for network, runs in metrics.items()}, metrics
 
 
+def _folder(command: Experiment, name: str) -> Path:
+    """That of the experiment, or of a part of it: "experiment/part"."""
+    experiment, _, part = name.partition("/")
+    return command.folder(experiment) / part
+
+
 def _timed(metrics: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, float]]:
     """Columns beside the score."""
     columns = {"ms a step": "step_time_ms", "parameters": "parameters"}
@@ -226,6 +232,25 @@ def _timed(metrics: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, float]]:
         heading: {name: statistics.median(run[key] for run in runs) for name, runs in metrics.items()}
         for heading, key in columns.items()
     }
+
+
+def _curves(metrics: Mapping[str, Sequence[Any]]) -> list[Panel]:
+    """PSNR of the training output over the steps: a panel for each family, implicit networks solid, explicit ones dashed."""
+    panels: dict[str, list[Line]] = {}
+    for network, runs in metrics.items():
+        middle = [statistics.mean(values) for values in zip(*(run["history"]["psnr"] for run in runs), strict=True)]
+        model, _, size = network.partition(" ")
+        family = next((name for name, pair in FAMILIES.items() if model in pair), "")
+        explicit = bool(family) and model == FAMILIES[family][0]
+        label = f"{'explicit' if explicit else 'implicit'} {size}" if family else network
+        line = Line(
+            label, range(1, len(middle) + 1), middle, group=size if family else network, dashed=explicit, thin=True
+        )
+        panels.setdefault(family, []).append(line)
+    return [
+        Panel(f"PSNR of the training output{', ' * bool(family)}{family}", "step", "dB", lines)
+        for family, lines in panels.items()
+    ]
 
 
 def _finish(
@@ -237,17 +262,11 @@ def _finish(
     printed: Mapping[str, str],
     further: Mapping[str, Mapping[str, float]],
 ) -> None:
-    out = (command.out or Path("runs") / name.split("/")[0]) / "/".join(name.split("/")[1:])
+    out = _folder(command, name)
     judged = [judge(claim, found) for claim in claims]
     show(name, found, judged, printed=printed, further=further)
-    lines = []
-    for network, runs in metrics.items():
-        middle = [statistics.mean(values) for values in zip(*(run["history"]["psnr"] for run in runs), strict=True)]
-        explicit = not any(model in network for model in ("imfn", "isiren", "T = 1", "exact"))
-        lines.append(Line(network, list(range(1, len(middle) + 1)), middle, group=network, dashed=explicit))
     short = name.replace("/", "-")
-    panel = Panel("PSNR of the training output", "step", "dB", [replace(line, thin=True) for line in lines])
-    draw_lines(out / f"{short}.png", [panel])
+    draw_lines(out / f"{short}.png", _curves(metrics))
     rows = {
         network: {"psnr": scores, **{k: c[network] for k, c in further.items()}} for network, scores in found.items()
     }

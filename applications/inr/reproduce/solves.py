@@ -1,7 +1,6 @@
 """Figure 3 of "(Implicit)^2": the length of solves that start from the last fixed point, over the training."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from ...shared.figures import Line, Panel, draw_lines
 from ...shared.files import write_json
 from ...shared.options import require_least
 from ...shared.pictures import camera, shrink
-from ...shared.run_folder import create_run, versions
+from ...shared.run_folder import versions
 from ..config import PAPER, ImageConfig
 from ..fit import PictureTask
 from ..models.networks import ImplicitNetwork
@@ -60,7 +59,7 @@ def solves(command: Figure3) -> None:
     if min(size, steps, width) < 2:
         raise InputError("`--size`, `--steps` and `--width` must be at least 2.")
     set_threads(command.threads)
-    out = create_run(command.out or Path("runs/impsq-fig3"), overwrite=True).path
+    out = command.folder("impsq-fig3")
     config = replace(PAPER, model="fourier-imfn", width=width, size=size, steps=steps, seed=command.seed, chunk=0)
     task = _Measured(config, size)
     for _ in range(steps):

@@ -37,8 +37,8 @@ _KEPT = (
 def figure(command: Figure9) -> None:
     """Train the three networks on the same points, and compare. Interrupted, it goes on when called again."""
     require_least(command, {"steps": 1, "batch": 2, "mesh": 4, "test_points": 1, "picture": 1})
-    out = command.out or Path("runs/impsq-fig9")
     material = load_shape(command.shape, command.data)
+    out = command.folder("impsq-fig9")
     options = RunOptions(quiet=command.quiet, threads=command.threads, device="cpu")
     found: dict[str, dict[str, Any]] = {}
     for name in NETWORKS:
