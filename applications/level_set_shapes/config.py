@@ -25,7 +25,7 @@ class ShapesConfig:
     """Numbers between picture and shape: the shape is a combination of as many fields."""
     learning_rate: float = 3e-3
     """Of Adam at the start; it falls to a hundredth of it along a cosine."""
-    warm_up: float = 0.6
+    warm_up: float = 0.3
     """Share of the epochs in which a level set learns what is inside alone: no surface gives birth to a part of itself."""
     truncation: float = 2.0
     """Of the head `field`: voxels, beyond which distances are not told apart."""

@@ -161,7 +161,7 @@ class ShiftInvert(AbstractSparseEigenSolver):
         moved, side = sigma, -1.0 if which == "smallest" else 1.0
         for _ in range(_MOVES):
             distance = np.sort(np.abs(found.values - found.shift))
-            if distance[0] >= distance[k] / _LOST:
+            if not distance[0] < distance[k] / _LOST < np.inf:
                 break
             moved += side * distance[k] * _MOVED
             found = brief._near(pencil, k + 1, which, moved)
