@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import DeviceError, DtypeError, ShapeError
 from ..failures import OnFailure
 from ..linear.spectral import SpectralInverse, cluster_labels, same, turn_clusters
-from ..modes import is_plain, transforms
+from ..modes import transforms
 from ..problem import Problem
 from ..solution import Solution, Status
 from ..solvers.eigen import AbstractEigenSolver, DensePencil, Spectrum, Wanted, Which
@@ -187,11 +187,9 @@ def _symmetric(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def symmetric_part(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(A + A') / 2 in float64, the Frobenius norm of A, and which share of it is left."""
     matrix = matrix.double()
-    whole = torch.linalg.vector_norm(matrix.detach(), dim=(-2, -1))
-    if not matrix.requires_grad and is_plain(matrix.device.type) and torch.equal(matrix, matrix.mT):
-        return matrix, whole, whole / whole  # NaN for zero, as below
     half = torch.lerp(matrix, matrix.mT, 0.5)
-    return half, whole, torch.linalg.vector_norm(half.detach(), dim=(-2, -1)) / whole
+    whole, kept = (torch.linalg.vector_norm(part.detach(), dim=(-2, -1)) for part in (matrix, half))
+    return half, whole, kept / whole
 
 
 def _all_batched(x: dict[str, Any]) -> dict[str, Any]:

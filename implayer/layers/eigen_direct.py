@@ -27,13 +27,14 @@ def pairs_directly(A: Tensor, finder: FindPairs) -> tuple[tuple[Tensor, Tensor] 
         return None, None
     n, k, batch = A.shape[-1], finder.k, A.shape[:-2]
     with plain(A.device):
-        half, size, share = (part.reshape(-1, *part.shape[len(batch) :]) for part in symmetric_part(A.detach()))
-        if not bool((share >= 1 - 1e-9 / n).all()):  # asymmetric by 1e-4, not finite, or zero
+        matrix = A.detach().double().reshape(-1, n, n)
+        half, size = _halved(matrix)
+        if half is None:
             return None, None
         found = finder.method.find(DensePencil(half), Wanted(k, finder.which))
-        size = size.unsqueeze(-1) / n**0.5
-        gaps = (found.values[:, 1 : k + 1] - found.values[:, : min(k, n - 1)]).abs_()
-        distinct = bool((gaps > max(_SINGLE, finder.clusters.limit(A.dtype)) * size).all())
+        gaps = found.values[:, : k + 1].diff().abs_()
+        limit = max(_SINGLE, finder.clusters.limit(A.dtype)) / n**0.5
+        distinct = bool((gaps > limit * size.unsqueeze(-1)).all())
         if not distinct or not (isinstance(finder.method, Lapack) or _is_right(half, found, k, size)):
             return None, found
         found = signed(found, k)
@@ -45,11 +46,22 @@ def pairs_directly(A: Tensor, finder: FindPairs) -> tuple[tuple[Tensor, Tensor] 
     return (values, rows), found
 
 
+def _halved(matrix: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The symmetric part and the Frobenius norm; no part where the layer has to say more: asymmetric, not finite, zero."""
+    if torch.equal(matrix, matrix.mT):  # which NaN is not
+        size = torch.linalg.vector_norm(matrix, dim=(-2, -1))
+        return (matrix if float(size.sum()) < torch.inf else None), size
+    half, size, share = symmetric_part(matrix)
+    good = bool((share >= 1 - 1e-9 / matrix.shape[-1]).all())  # the asymmetry is below 1e-4
+    return (half if good else None), size
+
+
 def _is_right(matrix: Tensor, found: Spectrum, k: int, size: Tensor) -> bool:
     """Whether A v = l v to tolerance, where a solver is not LAPACK's, which is stable or raises."""
     values, rows = found.values[:, :k].unsqueeze(-1), found.vectors[:, :k]
     left = torch.linalg.vector_norm((rows @ matrix).addcmul_(rows, values, value=-1), dim=-1)
-    return bool((left <= default_tolerance(None, matrix.dtype) * size).all())
+    unit = size.unsqueeze(-1) / matrix.shape[-1] ** 0.5
+    return bool((left <= default_tolerance(None, matrix.dtype) * unit).all())
 
 
 @dataclass(frozen=True, eq=False)
