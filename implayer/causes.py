@@ -1,6 +1,9 @@
-"""Messages in the words of the caller: which layer failed, and which of its arguments is the first that is not finite."""
+"""Messages in the words of the caller: which layer failed, which of its arguments is not finite, and in which line."""
 
 import contextlib
+import os
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,6 +15,16 @@ from torch import Tensor
 from . import _tree
 from .modes import transforms
 from .problem import Problem
+
+_OWN = tuple(os.path.dirname(path) + os.sep for path in (__file__, torch.__file__))
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called this library, or PyTorch on its behalf, from outside."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 @dataclass(frozen=True)

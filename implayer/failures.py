@@ -1,12 +1,11 @@
 """What a layer does when samples fail: raise, warn, return NaN, or go on."""
 
-import warnings
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from .causes import caller, first_cause
+from .causes import caller, first_cause, warn
 from .errors import (
     DegenerateWarning,
     IllConditionedWarning,
@@ -47,9 +46,9 @@ def enforce(solution: Solution, on_failure: OnFailure, who: object, problem: Pro
             failed = {Status(int(value)) for value in status[~solution.converged].unique()}
             kind = KINDS.get(failed.pop(), SolveError) if len(failed) == 1 else SolveError
             raise kind(message, solution)
-        warnings.warn(message, SolveWarning, stacklevel=2)
+        warn(message, SolveWarning)
     if on_failure != "ignore" and bool((status == Status.DEGENERATE).any()):
-        warnings.warn(f"`{who}`: {solution.message()}", DegenerateWarning, stacklevel=2)
+        warn(f"`{who}`: {solution.message()}", DegenerateWarning)
 
 
 def warn_ill_conditioned(condition: Tensor | None, on_failure: OnFailure, dtype: torch.dtype) -> None:
@@ -62,12 +61,11 @@ def warn_ill_conditioned(condition: Tensor | None, on_failure: OnFailure, dtype:
     worst = float(torch.nan_to_num(condition, nan=0.0, posinf=0.0).max())
     if worst > limit:
         count = int((torch.nan_to_num(condition, nan=0.0, posinf=0.0) > limit).sum())
-        warnings.warn(
+        warn(
             f"dF/dy is ill conditioned at the solution of {count} of {condition.numel()} samples (condition about "
             f"{worst:.1e}, limit {limit:.0e} in {dtype}): few digits of the derivative are certain. Use float64, rescale "
             f"F and y, or check the result with `implayer.verify.certify`.",
             IllConditionedWarning,
-            stacklevel=2,
         )
 
 

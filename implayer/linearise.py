@@ -1,6 +1,5 @@
 """Freeze dF/dy at a solution: the step between a forward solve and its derivative."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _tree
+from .causes import warn
 from .errors import AdjointError, SingularJacobianError, SolveWarning
 from .failures import OnFailure, enforce, warn_ill_conditioned
 from .forward import Outcome
@@ -59,7 +59,7 @@ class Request:
         )
         if self.on_failure == "raise":
             raise (SingularJacobianError if singular else AdjointError)(message, solution)
-        warnings.warn(message, SolveWarning, stacklevel=2)
+        warn(message, SolveWarning)
         return None
 
 

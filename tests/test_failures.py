@@ -1,12 +1,15 @@
 """The policies of `on_failure`, and what the messages say."""
 
 import itertools
+import os
 import warnings
 
+import jaxtyping
 import pytest
 import torch
 
 import implayer
+from implayer import causes
 from implayer.failures import enforce, warn_ill_conditioned
 
 S = implayer.Status
@@ -135,3 +138,20 @@ def test_every_error_is_the_matching_built_in():
     assert issubclass(implayer.DegenerateWarning, implayer.SolveWarning) and issubclass(
         implayer.SolveWarning, UserWarning
     )
+
+
+def test_warnings_point_at_the_line_that_called(monkeypatch):
+    """Through modules and PyTorch's own frames; tests run with those of the type checker between."""
+    monkeypatch.setattr(causes, "_OWN", (*causes._OWN, os.path.dirname(jaxtyping.__file__)))
+    phi = torch.linspace(-1, 1, 5).expand(5, 5, 5).clone().requires_grad_()
+    circle = implayer.ImplicitLayer(lambda x, y: y * y - x, implayer.solvers.Newton(max_steps=1), on_failure="warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        implayer.LevelSetLayer()(phi)
+        implayer.LevelSetLayer(on_failure="warn").solve(phi + 9)
+        torch.nn.Sequential(implayer.FixedPointLayer(lambda x, y: y + x, initial=torch.zeros_like, on_failure="warn"))(
+            torch.ones(1, 1)
+        )
+        circle(torch.full((1, 1), 9.0), y0=torch.full((1, 1), 50.0))
+    assert {w.category.__name__ for w in caught} == {"DegenerateWarning", "SolveWarning"}
+    assert len(caught) >= 4 and {w.filename for w in caught} == {__file__}

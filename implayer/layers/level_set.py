@@ -118,21 +118,24 @@ class LevelSetLayer(torch.nn.Module):
 
     def forward(self, phi: Tensor) -> Surface | list[Surface]:
         """The surface of a grid, or a list of those of a batch."""
-        return self.solve(phi).value
+        surfaces, _ = self._surfaces(phi)
+        return surfaces[0] if phi.ndim == self.ndim else surfaces
 
-    @_never_compiled
     def solve(self, phi: Tensor) -> Solution:
         """The same surfaces and derivatives, with status, residual norm and counts of every sample."""
+        surfaces, report = self._surfaces(phi)
+        return report.solution(surfaces, phi.ndim == self.ndim)
+
+    @_never_compiled
+    def _surfaces(self, phi: Tensor) -> tuple[list[Surface], Report]:
         field = checked(phi, self.ndim, self.level, self.spacing, self.origin)
-        single = phi.ndim == self.ndim
         raw = Field(*(unwrapped(part) for part in field))
-        with plain(phi.device):
+        with plain(raw.phi.device):
             marched = march(raw.phi, raw.level, self.inside == "positive")
-        report = Report.of(marched, raw)
-        report.enforce(self.on_failure, raw, single)
+            report = Report.of(marched, raw)
+        report.enforce(self.on_failure, phi.ndim == self.ndim)
         vertices = self._vertices(field, raw, report)
-        surfaces = report.split(vertices.to(phi.dtype), self.on_failure == "nan")
-        return report.solution(surfaces, single)
+        return report.split(vertices.to(phi.dtype), self.on_failure == "nan"), report
 
     def _vertices(self, field: Field, raw: Field, report: Report) -> Tensor:
         """The vertices (vertices, d), with their derivatives where anybody may ask for them."""
@@ -149,7 +152,7 @@ class LevelSetLayer(torch.nn.Module):
             vertices = vertices_directly(field, raw, report, backward)
         else:
             vertices, weak = self._attached(field, raw, report)
-            report.count("flat", weak)
+            report.flat = weak
         report.warn(self.on_failure)
         return vertices
 

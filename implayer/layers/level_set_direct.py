@@ -42,7 +42,7 @@ def vertices_directly(field: Field, raw: Field, report: Report, backward: Backwa
 def mean_and_weak(raw: Field, report: Report, floor: float) -> tuple[Tensor, Tensor]:
     """The mean slope along edges, and (vertices,) where the gradient may be below the floor: that along the edge is."""
     marched = report.marched
-    slope = (marched.far - marched.near).abs() / raw.spacing.index_select(0, marched.axis)
+    slope = marched.fall.abs() / raw.spacing.index_select(0, marched.axis)
     mean = mean_slope(slope, marched.vertex_counts, report.sample)
     return mean, slope < floor * mean
 
@@ -67,8 +67,8 @@ class _Gradient:
         found: list[Tensor | None] = [None] * len(raw)
         if self.wanted[0]:
             high = t * v
-            places, shares = torch.cat([marched.low, marched.high]), torch.cat([v - high, high])
-            found[0] = torch.zeros_like(raw.phi).view(-1).index_add_(0, places, shares).view_as(raw.phi)
+            shares = torch.cat([v - high, high])
+            found[0] = torch.zeros_like(raw.phi).view(-1).index_add_(0, marched.ends.view(-1), shares).view_as(raw.phi)
         if self.wanted[1]:
             sample = self.report.sample
             total = v.sum().view(1) if sample is None else v.new_zeros(len(raw.phi)).index_add_(0, sample, v)
@@ -80,39 +80,37 @@ class _Gradient:
         return found
 
     def _answer(self, g: Tensor) -> Tensor:
+        """v (vertices,); no slope is below the floor here."""
         marched, back = self.report.marched, self.backward
-        axis, down = marched.axis.unsqueeze(0), (marched.near - marched.far).unsqueeze(0)
+        axis = marched.axis.unsqueeze(0)
+        if not back.wide:
+            return g.gather(0, axis).squeeze(0).mul_(self.raw.spacing.index_select(0, marched.axis)).div_(marched.fall)
         scale = (
             self.raw.spacing.unsqueeze(-1) * back.mean
         )  # squares of slopes that are not near 1 might leave the range
-        if back.wide:
-            slopes = _downwards(marched, self.raw.phi).scatter_(0, axis, down).div_(scale)
-            size = slopes.square().sum(0).sqrt_()  # `vector_norm` over the first axis is ten times slower
-        else:
-            g, slopes = g.gather(0, axis), down / scale.expand(len(g), len(down[0])).gather(0, axis)
-            size = slopes.abs().squeeze(0)
-        return (g * slopes).sum(0) / size / (size.clamp_min(back.floor) * back.mean)
+        slopes = _downwards(marched, self.raw.phi).scatter_(0, axis, marched.fall.unsqueeze(0)).div_(scale)
+        return (g * slopes).sum(0).div_(slopes.square_().sum(0)).div_(back.mean)
 
 
 @lru_cache(maxsize=64)
 def _ways(grid: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(d, 1) each: the steps along the axes in the flat grid, and the last coordinates."""
-    numbers = [math.prod(grid[k + 1 :]) for k in range(len(grid))], [n - 1 for n in grid]
-    steps, last = (torch.tensor(part, device=device).unsqueeze(-1) for part in numbers)
-    return steps, last
+    """(2, d, 1) the steps in the flat grid, up along the axes and then down, and (d, 1) the last coordinates."""
+    steps = torch.tensor([math.prod(grid[k + 1 :]) for k in range(len(grid))], device=device)
+    return torch.stack([steps, -steps]).unsqueeze(-1), torch.tensor(grid, device=device).unsqueeze(-1) - 1
 
 
 def _downwards(marched: Marched, phi: Tensor) -> Tensor:
     """(d, vertices) how much the field falls in a cell across each edge, the mean of the cells around; along it anything."""
-    steps, last = _ways(tuple(phi.shape[1:]), phi.device)
-    flat = phi.view(-1)
-    up, down = marched.corner < last, marched.corner > 0
-    ends = torch.stack([marched.low, marched.high]).unsqueeze(1)
-    places = (
-        (ends + steps * up).clamp_(max=len(flat) - 1),
-        ends - steps * down,
-    )  # along the edge it may be beyond the grid
-    above, below = (flat.index_select(0, place.view(-1)) for place in places)
-    first, second = (below - above).view(2, len(steps), -1)
-    widths = up.to(flat.dtype) + down  # in cells between above and below: 2, at a border 1
-    return torch.lerp(first, second, marched.t).div_(widths)
+    grid, flat, corner = tuple(phi.shape[1:]), phi.view(-1), marched.corner
+    steps, last = _ways(grid, phi.device)
+    first, end = (int(part) for part in corner.aminmax())
+    widths: Tensor | float = 2.0  # in cells between above and below
+    if first > 0 and end + 2 < min(grid):
+        places = marched.ends.view(2, 1, 1, -1) + steps
+    else:  # at a border 1; along the edge a place may be beyond the grid
+        here = torch.stack([corner < last, corner > 0])
+        places = torch.addcmul(marched.ends.view(2, 1, 1, -1), steps, here.long()).clamp_(0, len(flat) - 1)
+        widths = here.sum(0).to(flat.dtype)
+    above, below = flat.index_select(0, places.view(-1)).view(places.shape).unbind(1)
+    low, high = (below - above).unbind(0)
+    return torch.lerp(low, high, marched.t).div_(widths)

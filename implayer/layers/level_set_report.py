@@ -1,13 +1,14 @@
 """What goes into the level-set layer, checked, and what is said about what comes out."""
 
 import math
-import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..causes import warn
 from ..errors import (
     DegenerateWarning,
     DeviceError,
@@ -97,60 +98,79 @@ def unwrapped(part: Tensor) -> Tensor:
 
 @dataclass
 class Report:
-    """The story of a batch of surfaces, one entry per sample."""
+    """The story of a batch of surfaces; what is said of every sample is computed where somebody asks."""
 
     marched: Marched
-    status: Tensor
-    residual_norm: Tensor
-    aux: dict[str, Tensor] = field(default_factory=dict)
+    raw: Field
     sample: Tensor | None = None  # (vertices,) where there is more than one
+    flat: Tensor | None = None  # (vertices,) marked where the gradient is below the floor; None for nowhere
 
     @staticmethod
     def of(marched: Marched, raw: Field) -> "Report":
-        """Which samples have no surface or are not finite, and how well the vertices meet the equation."""
-        device, samples = raw.phi.device, len(raw.phi)
-        counts = torch.tensor(marched.vertex_counts, device=device)
+        """That of the surfaces of a field."""
+        counts = marched.vertex_counts
+        several = torch.repeat_interleave(torch.tensor(counts, device=raw.phi.device)) if len(counts) > 1 else None
+        return Report(marched, raw, several)
+
+    @property
+    def failed(self) -> bool:
+        """Whether any sample has no surface or is not finite."""
+        return not (self.marched.finite and all(self.marched.vertex_counts))
+
+    @cached_property
+    def status(self) -> Tensor:
+        """(samples,) without regard to degenerate vertices."""
+        counts = torch.tensor(self.marched.vertex_counts, device=self.raw.phi.device)
         status = torch.where(counts == 0, int(Status.INFEASIBLE), int(Status.CONVERGED))
-        if not marched.finite:
-            bad = ~raw.phi.flatten(1).isfinite().all(1)
-            status = torch.where(bad, int(Status.NONFINITE), status)
-        sample = torch.repeat_interleave(counts) if samples > 1 else None
-        squares = (marched.near + marched.t * (marched.far - marched.near)).square()
-        norm = squares.sum().view(1) if sample is None else squares.new_zeros(samples).index_add(0, sample, squares)
-        aux = {"flat": torch.zeros_like(counts)}
-        for name in ("ties", "ambiguous", "tunnels"):
-            cells = getattr(marched, name)
-            aux[name] = torch.bincount(cells, minlength=samples) if len(cells) else torch.zeros_like(counts)
-        return Report(marched, status, norm.sqrt(), aux, sample)
+        if self.marched.finite:
+            return status
+        bad = ~self.raw.phi.flatten(1).isfinite().all(1)
+        return torch.where(bad, int(Status.NONFINITE), status)
 
-    def count(self, name: str, mask: Tensor) -> None:
-        """Note how many vertices of each sample are marked, and that those samples are degenerate."""
+    def residual_norm(self) -> Tensor:
+        """(samples,) how well the vertices meet the equation."""
+        marched = self.marched
+        squares = torch.addcmul(marched.values[0], marched.t, marched.fall, value=-1).square()
         if self.sample is None:
-            self.aux[name] = mask.sum().view(1)
-        else:
-            self.aux[name] = torch.zeros_like(self.status).index_add(0, self.sample, mask.long())
+            return squares.sum().view(1).sqrt()
+        return squares.new_zeros(len(self.status)).index_add(0, self.sample, squares).sqrt()
 
-    def _degenerate(self) -> Tensor:
-        return (self.status == Status.CONVERGED) & ((self.aux["flat"] > 0) | (self.aux["ties"] > 0))
+    def aux(self) -> dict[str, Tensor]:
+        """The counts (samples,) of what is not regular."""
+        none = torch.zeros_like(self.status)
+        found = {"flat": none}
+        if self.flat is not None:
+            marked = self.flat.long()
+            found["flat"] = marked.sum().view(1) if self.sample is None else none.index_add(0, self.sample, marked)
+        for name in ("ties", "ambiguous", "tunnels"):
+            cells = getattr(self.marched, name)
+            found[name] = torch.bincount(cells, minlength=len(none)) if len(cells) else none
+        return found
+
+    def _degenerate(self, aux: dict[str, Tensor]) -> Tensor:
+        return (self.status == Status.CONVERGED) & ((aux["flat"] > 0) | (aux["ties"] > 0))
 
     def warn(self, on_failure: OnFailure) -> None:
         """Warn about samples whose derivative is one-sided or bounded."""
-        found = self._degenerate()
-        if on_failure == "ignore" or not bool(found.any()):
+        if on_failure == "ignore" or not (len(self.marched.ties) or (self.flat is not None and bool(self.flat.any()))):
             return
-        ties, flat = int(self.aux["ties"].sum()), int(self.aux["flat"].sum())
-        warnings.warn(
+        aux = self.aux()
+        found = self._degenerate(aux)
+        if not bool(found.any()):
+            return
+        ties, flat = int(aux["ties"].sum()), int(aux["flat"].sum())
+        warn(
             f"{_WHO}: in {int(found.sum())} of {len(found)} samples the derivative is not that of a smooth surface: {ties} "
             f"vertices lie on a grid point, where it is one-sided, and at {flat} vertices the gradient of phi is below `floor`."
             f' Shift `level` a little off the values of the grid, keep |grad phi| near 1, or pass `on_failure="ignore"`.',
             DegenerateWarning,
-            stacklevel=4,
         )
 
-    def enforce(self, on_failure: OnFailure, raw: Field, single: bool) -> None:
+    def enforce(self, on_failure: OnFailure, single: bool) -> None:
         """Raise or warn about samples without a surface as `on_failure` says."""
-        if on_failure not in ("raise", "warn") or not bool(self.status.any()):
+        if on_failure not in ("raise", "warn") or not self.failed:
             return
+        raw = self.raw
         empty = (self.status == Status.INFEASIBLE).nonzero().view(-1)
         message = _no_surface(raw, empty) if len(empty) else ""
         if len(empty) < int((self.status != Status.CONVERGED).sum()):
@@ -160,12 +180,12 @@ class Report:
             kind = NoSurfaceError
         if on_failure == "raise":
             raise kind(message, self.solution(None, single))
-        warnings.warn(message, SolveWarning, stacklevel=4)
+        warn(message, SolveWarning)
 
     def split(self, vertices: Tensor, spoil: bool) -> list[Surface]:
         """The surfaces of the samples; `spoil` makes those of fields that are not finite NaN."""
         marched = self.marched
-        if self.sample is None and len(self.status) == 1:
+        if len(marched.vertex_counts) == 1:
             parts = [Surface(vertices, marched.faces)]
         else:
             pairs = zip(vertices.split(marched.vertex_counts), marched.faces.split(marched.face_counts), strict=True)
@@ -180,9 +200,9 @@ class Report:
 
     def solution(self, surfaces: list[Surface] | None, single: bool) -> Solution:
         """All of it; entries have no batch axis for a single grid."""
-        status = torch.where(self._degenerate(), int(Status.DEGENERATE), self.status)
-        entries = [status, self.residual_norm, torch.zeros_like(status)]
-        aux = self.aux
+        aux = self.aux()
+        status = torch.where(self._degenerate(aux), int(Status.DEGENERATE), self.status)
+        entries = [status, self.residual_norm(), torch.zeros_like(status)]
         if single:
             entries, aux = [part[0] for part in entries], {name: part[0] for name, part in aux.items()}
         value = surfaces if surfaces is None or not single else surfaces[0]

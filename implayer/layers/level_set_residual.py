@@ -52,8 +52,8 @@ class Stencil:
     @staticmethod
     def of(marched: Marched, phi: Tensor, wide: bool) -> "Stencil":
         """The ends of the edges on grids phi (samples, *grid), and the points beside them if `wide`."""
-        ends = torch.cat([marched.low, marched.high])
-        return Stencil(marched.corner.to(phi.dtype), marched.axis, ends, _beside(marched, phi) if wide else None)
+        beside = _beside(marched, phi) if wide else None
+        return Stencil(marched.corner.to(phi.dtype), marched.axis, marched.ends.view(-1), beside)
 
     def start(self, t: Tensor) -> Tensor:
         """w (vertices, d or 1) of the vertices at t on their edges."""
@@ -76,7 +76,7 @@ def _beside(marched: Marched, phi: Tensor) -> Beside:
     steps = torch.tensor([grid[k + 1 :].numel() for k in range(ndim)], device=device)[axes]
     at = marched.corner.gather(0, axes)
     up, down = (at < last).long(), (at > 0).long()
-    ends = torch.stack([marched.low, marched.high]).unsqueeze(1)
+    ends = marched.ends.unsqueeze(1)
     places = ends + _sides(up * steps, -down * steps)
     if not marched.finite:  # only the edge itself, where any value beside it is not finite
         sound = phi.view(-1)[places].isfinite().all(0).all(0)
@@ -158,7 +158,7 @@ def frozen_inverse(
     `across`: the differences of the normal gauge. The floor is relative to the mean slope along the edges of the same
     surface; there the gradient counts as that long.
     """
-    row = (marched.far - marched.near).unsqueeze(0)
+    row = -marched.fall.unsqueeze(0)
     h = spacing.index_select(0, stencil.axis).unsqueeze(0)
     mean = mean_slope((row / h).abs().squeeze(0), marched.vertex_counts, sample)
     if stencil.beside is not None and across is not None:

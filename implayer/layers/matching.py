@@ -1,12 +1,12 @@
 """Spectral matching as layers: an affinity matrix M -> soft assignment X of the nodes of two graphs."""
 
 import math
-import warnings
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..causes import warn
 from ..errors import DegenerateWarning, ImplayerError, ShapeError, SolveError, SolveWarning
 from ..failures import OnFailure, enforce
 from ..modes import transforms
@@ -185,7 +185,7 @@ class SpectralMatchingLayer(torch.nn.Module):
             X = torch.where(aux["free"], X, 0)
             if self.on_failure != "ignore" and bool((status == Status.DEGENERATE).any()):
                 text = "entries of X are zero and so are their multipliers: the derivative there is one-sided."
-                warnings.warn(f"`SpectralMatchingLayer`: {text}", DegenerateWarning, stacklevel=4)
+                warn(f"`SpectralMatchingLayer`: {text}", DegenerateWarning)
         return pair.replace(value=X, status=status, aux=aux)
 
     def _judged(self, X: Tensor, status: Tensor, lost: Tensor, pair: Solution) -> tuple[Tensor, Tensor]:
@@ -200,7 +200,7 @@ class SpectralMatchingLayer(torch.nn.Module):
         if self.on_failure == "raise":
             raise SolveError(message, pair.replace(value=X, status=status))
         if self.on_failure == "warn":
-            warnings.warn(message, SolveWarning, stacklevel=5)
+            warn(message, SolveWarning)
         X = torch.where(lost[..., None, None], torch.nan, X) if self.on_failure == "nan" else X
         return X, status
 

@@ -1,11 +1,11 @@
 """What may be wrong with a mesh, counted."""
 
-import warnings
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from ..causes import warn
 from ..errors import DegenerateWarning, DtypeError, ShapeError
 from .surface_edges import edges
 from .surface_winding import windings
@@ -85,11 +85,10 @@ def require_closed(vertices: Tensor, faces: Tensor, what: str) -> None:
         return
     open_edges = int((edges(faces).balance != 0).sum())
     if open_edges:
-        warnings.warn(
+        warn(
             f"`{what}` of a surface with {open_edges} open edges depends on the choice of a middle point. It touches the "
             f"border of the grid, or has holes: pad phi with values outside, or read `defects()`.",
             DegenerateWarning,
-            stacklevel=3,
         )
 
 

@@ -1,12 +1,12 @@
 """The Jacobian of an eigenproblem, inverted in closed form by eigenpairs that are known."""
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..causes import warn
 from ..errors import DegenerateEigenvalueError, DegenerateWarning
 from ..failures import OnFailure
 from ..problem import quasi_random
@@ -103,7 +103,7 @@ class Gauge:
             status = torch.where(wrong.any(-1), int(Status.DEGENERATE), int(Status.CONVERGED))
             value = (self.values[:, : wrong.shape[-1]], vectors[:, : wrong.shape[-1]].mT)
             raise DegenerateEigenvalueError(message, Solution(value, status, aux={"gauge_dependence": dependence}))
-        warnings.warn(message, DegenerateWarning, stacklevel=2)
+        warn(message, DegenerateWarning)
         return None
 
     def _explain(self, dependence: Tensor, wrong: Tensor) -> str:

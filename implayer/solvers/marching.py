@@ -25,20 +25,20 @@ class Marched:
     """The surfaces of a batch of grids, vertices and faces sample after sample.
 
     - `faces`: (all faces, d) vertices.
-    - `low`, `high`: (vertices,) places of the two ends of the vertex's grid edge in the flat batch of grids.
+    - `ends`: (2, vertices) places of the low and the high end of the vertex's grid edge in the flat batch of grids.
     - `axis`: (vertices,) direction of that edge; `corner`: (d, vertices) integer coordinates of its low end.
-    - `near`, `far`: (vertices,) phi - level at the two ends; `t`: the place on the edge, 0 at the low end and 1 at the high.
+    - `values`: (2, vertices) phi - level at the two ends, and `fall` (vertices,) the first less the second.
+    - `t`: (vertices,) the place on the edge, 0 at the low end and 1 at the high.
     - `vertex_counts`, `face_counts`: of each sample.
     - `ties`, `ambiguous`, `tunnels`: the samples of vertices that lie on a grid point, of such cells; `finite`: whether phi is.
     """
 
     faces: Tensor
-    low: Tensor
-    high: Tensor
+    ends: Tensor
     axis: Tensor
     corner: Tensor
-    near: Tensor
-    far: Tensor
+    values: Tensor
+    fall: Tensor
     t: Tensor
     vertex_counts: list[int]
     face_counts: list[int]
@@ -52,7 +52,9 @@ class _Crossings(NamedTuple):
     """Cells that the surface meets (one for each grid point, so also beyond the border), and their own edges."""
 
     cells: Tensor  # (cells,) places of their low corners
-    code: Tensor  # (cells,) which corners are inside
+    at: Tensor  # (d, cells) their coordinates
+    real: Tensor  # (cells,) whether all of their corners are on the grid
+    code: Tensor  # (cells,) which corners are inside; beyond the border anything
     row: Tensor  # (vertices,) the cell whose edge it is
     axis: Tensor  # (vertices,)
 
@@ -62,7 +64,10 @@ class _Grid(NamedTuple):
 
     table: Cases
     steps: Tensor  # (d,) between neighbours in the flat grid
-    last: Tensor  # (d, 1)
+    strides: tuple[int, ...]  # the same as numbers, the shortest first
+    sizes: Tensor  # (1 + d, 1) grid points of a whole grid, of a plane, ... of a point
+    shape: Tensor  # (d, 1)
+    beyond: Tensor  # zeros of the distance in the flat grid between the corners of a cell
     lows: Tensor  # (edges,) from the low corner of a cell to that of an edge
     axes: Tensor  # (edges,)
     corners: Tensor  # (corners,) from the low corner of a cell to its corners
@@ -75,11 +80,13 @@ def _grid(shape: tuple[int, ...], device: torch.device) -> _Grid:
     steps = [math.prod(shape[k + 1 :]) for k in range(ndim)]
     places = [sum(step * (c >> ndim - 1 - k & 1) for k, step in enumerate(steps)) for c in range(2**ndim)]
     numbers = (steps, [places[c] for c, _ in edges(ndim)], [axis for _, axis in edges(ndim)], places)
-    steps, lows, axes, corners = (torch.tensor(part, device=device) for part in numbers)
-    last = torch.tensor(shape, device=device).unsqueeze(-1) - 1
+    flat_steps, lows, axes, corners = (torch.tensor(part, device=device) for part in numbers)
+    sizes, extent = (torch.tensor(part, device=device).unsqueeze(-1) for part in ([math.prod(shape), *steps], shape))
     codes = torch.arange(2**2**ndim, device=device)
     crossed = torch.stack([codes ^ codes >> (1 << ndim - 1 - axis) for axis in range(ndim)], -1) & 1 == 1
-    return _Grid(Cases(*(part.to(device) for part in cases(ndim))), steps, last, lows, axes, corners, crossed)
+    beyond = torch.zeros(sum(steps), dtype=torch.uint8, device=device)
+    table = Cases(*(part.to(device) for part in cases(ndim)))
+    return _Grid(table, flat_steps, tuple(steps[::-1]), sizes, extent, beyond, lows, axes, corners, crossed)
 
 
 def march(phi: Tensor, level: Tensor, positive: bool) -> Marched:
@@ -91,27 +98,27 @@ def march(phi: Tensor, level: Tensor, positive: bool) -> Marched:
     size, flat = phi.shape[1:].numel(), phi.view(-1)
     finite = bool(phi.sum().isfinite()) or bool(phi.isfinite().all())
     grid = _grid(tuple(phi.shape[1:]), phi.device)
-    found = _crossings(phi, level, positive, grid.crossed)
+    found = _crossings(phi, level, positive, grid)
     low, axis = found.cells.index_select(0, found.row), found.axis
-    high = low + grid.steps.index_select(0, axis)
-    own = level if len(level) == 1 else level[low // size]
-    near, far = (flat.index_select(0, place) - own for place in (low, high))
-    t = near / (near - far)
-    at = _coordinates(found.cells, phi.shape[1:])
-    real = (at < grid.last).all(0)
+    ends = torch.stack([low, low + grid.steps.index_select(0, axis)])
+    values = flat.index_select(0, ends.view(-1)).view(2, -1) - (level if len(level) == 1 else level[low // size])
+    near, far = values.unbind(0)
+    fall = near - far
+    t = near / fall
     if not finite:
-        real &= _corners(~phi.isfinite()).view(-1).index_select(0, found.cells) == 0
-    faces, owner, ambiguous, tunnels = _faces(found, real, flat, level, positive, size, grid)
-    corner = at.index_select(1, found.row)
-    tied = (t == 0) | (t == 1)
+        found.real.logical_and_(_corners(~phi.isfinite(), grid).index_select(0, found.cells) == 0)
+    faces, owner, ambiguous, tunnels = _faces(found, flat, level, positive, size, grid)
+    corner = found.at.index_select(1, found.row)
+    tied = t == t.round()
     ties = low[:0]
     if not finite or bool(tied.any()):
-        faces, owner, kept, tied = _merged(faces, owner, torch.where(t == 0, low, high), tied)
-        low, high, axis, near, far, t = (part[kept] for part in (low, high, axis, near, far, t))
-        corner, ties = corner[:, kept], low[tied]
-    ends = torch.arange(1, len(phi) + 1, device=phi.device) * size
+        faces, owner, kept, tied = _merged(faces, owner, torch.where(t == 0, *ends.unbind(0)), tied)
+        axis, fall, t = (part[kept] for part in (axis, fall, t))
+        ends, values, corner = (part[:, kept] for part in (ends, values, corner))
+        ties = ends[0, tied]
+    counted = torch.arange(1, len(phi) + 1, device=phi.device) * size
     return Marched(
-        faces, low, high, axis, corner, near, far, t, _counts(low, ends), _counts(owner, ends),
+        faces, ends, axis, corner, values, fall, t, _counts(ends[0], counted), _counts(owner, counted),
         ties // size, ambiguous // size, tunnels // size, finite,
     )  # fmt: skip
 
@@ -122,46 +129,42 @@ def _counts(places: Tensor, ends: Tensor) -> list[int]:
     return torch.searchsorted(places, ends).diff(prepend=ends.new_zeros(1)).tolist()
 
 
-def _crossings(phi: Tensor, level: Tensor, positive: bool, crossed: Tensor) -> _Crossings:
-    ndim = phi.ndim - 1
-    bound = level.view(-1, *[1] * ndim)
-    code = _corners(phi > bound if positive else phi < bound)
-    full = 2 ** (2**ndim) - 1
-    active = (code - 1) < full - 1  # unsigned: 0 wraps around, so neither 0 nor all corners
-    cells = active.view(-1).nonzero().view(-1)
-    code = code.view(-1).index_select(0, cells).long()
-    row, axis = crossed.index_select(0, code).nonzero(as_tuple=True)
-    return _Crossings(cells, code, row, axis)
+def _crossings(phi: Tensor, level: Tensor, positive: bool, grid: _Grid) -> _Crossings:
+    bound = level.view(-1, *[1] * (phi.ndim - 1))
+    code = _corners(phi > bound if positive else phi < bound, grid)
+    full = len(grid.crossed) - 1
+    cells = ((code - 1) < full - 1).nonzero().view(-1)  # unsigned: 0 wraps around, so neither 0 nor all corners
+    at = _coordinates(cells, grid)
+    within = at < grid.shape - 1
+    code = code.index_select(0, cells).long()
+    row, axis = grid.crossed.index_select(0, code).logical_and_(within.mT).nonzero(as_tuple=True)
+    return _Crossings(cells, at, within.all(0), code, row, axis)
 
 
-def _coordinates(places: Tensor, grid: torch.Size) -> Tensor:
+def _coordinates(places: Tensor, grid: _Grid) -> Tensor:
     """(d, places) on the grid, of places in a flat batch of grids."""
-    parts = []
-    for n in reversed(grid):
-        quotient = places // n
-        parts.append(places - quotient * n)
-        places = quotient
-    return torch.stack(parts[::-1])
+    whole = torch.div(places, grid.sizes, rounding_mode="trunc")
+    return torch.addcmul(whole[1:], whole[:-1], grid.shape, value=-1)
 
 
-def _corners(inside: Tensor) -> Tensor:
-    """The bits of all corners of the cell above every grid point; beyond the border the last values go on."""
-    code = inside.view(torch.uint8)
-    for k, axis in enumerate(range(inside.ndim - 1, 0, -1)):
-        n, shift = code.shape[axis], 1 << k
-        last = code.narrow(axis, n - 1, 1)
-        above = torch.cat([code.narrow(axis, 1, n - 1), last], axis)
-        code = code | above.mul_(1 << shift)
+def _corners(inside: Tensor, grid: _Grid) -> Tensor:
+    """(grid points,) the bits of all corners of the cell above every grid point of a flat batch of grids.
+
+    Beyond the border they are those of the next row: what is read there has to be left out.
+    """
+    code = torch.cat([inside.view(-1).view(torch.uint8), grid.beyond])
+    for k, step in enumerate(grid.strides):
+        code = torch.add(code[:-step], code[step:], alpha=1 << (1 << k))
     return code
 
 
 def _faces(
-    found: _Crossings, real: Tensor, flat: Tensor, level: Tensor, positive: bool, size: int, grid: _Grid
+    found: _Crossings, flat: Tensor, level: Tensor, positive: bool, size: int, grid: _Grid
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Faces (faces, d) of the real cells, the place of the cell of each, and the places of ambiguous cells and tunnels."""
     ndim, device, table = len(grid.steps), flat.device, grid.table
     row = table.row.index_select(0, found.code)
-    unclear = (table.ambiguous.index_select(0, found.code) & real).nonzero().view(-1)
+    unclear = (table.ambiguous.index_select(0, found.code) & found.real).nonzero().view(-1)
     tunnels = unclear[:0]
     if len(unclear):
         cells = found.cells[unclear]
@@ -169,16 +172,16 @@ def _faces(
         extra, tunnel = _decided(-values if positive else values, ndim)
         row[unclear] = table.row[found.code[unclear] | extra]
         tunnels = cells[tunnel]
-    count = table.count.index_select(0, row) * real
+    count = table.count.index_select(0, row) * found.real
     before = count.cumsum(0) - count
     cell = torch.repeat_interleave(count)
     first = (table.start.index_select(0, row) - before).index_select(0, cell)
     simplices = table.simplices.index_select(0, first + torch.arange(len(cell), device=device)).view(-1)
     owners = found.cells.index_select(0, cell)
     rank = torch.empty(len(flat), dtype=torch.int32, device=device)  # written and read only where the surface is
-    rank[found.cells] = torch.arange(len(found.cells), dtype=torch.int32, device=device)
+    rank.scatter_(0, found.cells, torch.arange(len(found.cells), dtype=torch.int32, device=device))
     number = torch.empty(len(found.cells) * ndim, dtype=torch.int64, device=device)
-    number[found.row * ndim + found.axis] = torch.arange(len(found.row), device=device)
+    number.scatter_(0, torch.add(found.axis, found.row, alpha=ndim), torch.arange(len(found.row), device=device))
     low = grid.lows.index_select(0, simplices).view(-1, ndim) + owners.unsqueeze(-1)
     row = rank.index_select(0, low.view(-1)).long()
     faces = number.index_select(0, torch.add(grid.axes.index_select(0, simplices), row, alpha=ndim)).view(-1, ndim)
