@@ -246,15 +246,12 @@ class Postponed(torch.autograd.Function):
     """The first `count` leaves, functions of the others, for eager reverse mode; taped only for a derivative with a graph."""
 
     @staticmethod
-    def forward(demand: Demand, count: int, *leaves: Tensor) -> tuple[Tensor, ...]:
-        return tuple(y.detach() for y in leaves[:count])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        carrier = torch.empty(0)  # what hangs on a saved tensor is set free with the graph
-        carrier.demand, ctx.count, *leaves = inputs  # type: ignore[attr-defined]
-        ctx.save_for_backward(carrier, *leaves[ctx.count :])
+    def forward(ctx: Any, demand: Demand, count: int, *leaves: Tensor) -> tuple[Tensor, ...]:
+        carrier, ctx.count = torch.empty(0), count  # what hangs on a saved tensor is set free with the graph
+        carrier.demand = demand  # type: ignore[attr-defined]
+        ctx.save_for_backward(carrier, *leaves[count:])
         ctx.set_materialize_grads(False)
+        return tuple(y.detach() for y in leaves[:count])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
@@ -341,7 +338,7 @@ class Fence(torch.autograd.Function):
         return tangent.view_as(tangent) if tangent is not None else None
 
 
-for _function in (Below, FrozenSolve, Unheld, MapStep, Earlier, Postponed, Fence):
+for _function in (Below, FrozenSolve, Unheld, MapStep, Earlier, Fence):
     # `apply` asks for the signature in every call, which costs more than a product with a small Jacobian; it is kept here.
     _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
 

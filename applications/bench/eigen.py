@@ -306,7 +306,7 @@ def _dense_batch(samples: int, n: int, k: int, reps: int) -> None:
         return values[..., :k], vectors[..., :k]
 
     taken: dict[str, list[tuple[float, float]]] = {"implayer": [], "eigh": []}
-    for _ in range(max(10 * reps, 2)):
+    for _ in range(30 * reps + 1):
         for name, call in (("implayer", layer), ("eigh", theirs)):
             A = (m + m.mT).requires_grad_()
             start = time.perf_counter()

@@ -104,19 +104,23 @@ def _read(x: Any) -> tuple[DensePencil, Tensor, tuple[int, ...]]:
 
 
 def signed(found: Spectrum, k: int) -> Spectrum:
-    """The entry of largest modulus of each wanted vector made positive, in place; the first of those equal to 1e-6."""
-    wanted = found.vectors[:, :k]
-    high, low = wanted.amax(-1, keepdim=True), wanted.amin(-1, keepdim=True)
-    sign = high + low  # twice the mean of the extreme entries has the sign of the larger one
-    if not bool((sign.abs() > 1e-6 * (high - low)).all()):
-        size = wanted.abs()
-        place = (size >= (1 - 1e-6) * size.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1, keepdim=True)
-        sign = wanted.gather(-1, place)
-    sign = sign.sign()
-    wanted *= sign
+    """The entry of largest modulus of each wanted vector made positive, in place."""
+    sign = signs(found.vectors[:, :k])
+    found.vectors[:, :k] *= sign
     if found.images is not found.vectors:
         found.images[:, :k] *= sign
     return found
+
+
+def signs(wanted: Tensor) -> Tensor:
+    """(samples, k, 1) the sign of the entry of largest modulus of each row, of the first of those equal to 1e-6."""
+    high, low = wanted.amax(-1, keepdim=True), wanted.amin(-1, keepdim=True)
+    sign = high + low  # twice the mean of the extreme entries has the sign of the larger one
+    if sign.numel() and not float((sign / (high - low)).abs_().amin()) > 1e-6:
+        size = wanted.abs()
+        place = (size >= (1 - 1e-6) * size.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1, keepdim=True)
+        sign = wanted.gather(-1, place)
+    return sign.sign()
 
 
 def inverted(

@@ -102,7 +102,7 @@ class Lapack(AbstractEigenSolver):
         inner = pencil.A if lower is None else _whitened(pencil.A, lower)
         known = None if pencil.known is None else _inner_known(pencil, inner, lower)
         if known is None:
-            values, columns = torch.linalg.eigh(inner)
+            values, columns = torch.linalg.eigh(inner.mT, "U")  # rows as LAPACK has columns: a plain copy
             order = wanted.order(values) if wanted.which == "nearest" else values
         else:
             far = 4 * torch.linalg.matrix_norm(inner)[:, None, None]
