@@ -29,6 +29,8 @@ class Options:
     """Bound on the hidden maps (plain torch: without)."""
     chunk: int = 0
     """Pixels at a time; 0 is all, as the paper."""
+    huge_pages: bool = True
+    """All systems ask for huge pages where all pixels are taken at once: half of a step goes into page faults otherwise."""
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +42,7 @@ def main(arguments: list[str]) -> int:
     )
     base = Asked(
         "ours", size=options.size, width=options.width, norm=options.norm, chunk=options.chunk,
-        marks=(options.steps,), threads=options.threads,
+        marks=(options.steps,), threads=options.threads, huge_pages=options.huge_pages and not options.chunk,
     )  # fmt: skip
     explicit = replace(base, model="fourier-mfn", depth=4)
     rows = table({"implicit": base, "explicit": explicit, "plain": replace(explicit, system="plain")}, options.seeds)

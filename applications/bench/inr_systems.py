@@ -41,6 +41,7 @@ class Asked:
     - `marks`: the steps after which quality is measured, the last of which ends the run.
     - `official`: a checkout of the authors' programs.
     - `quality`: whether PSNR is wanted at the marks.
+    - `huge_pages`: whether torch asks the kernel for huge pages for large arrays, as `THP_MEM_ALLOC_ENABLE=1` makes it do.
     """
 
     system: str
@@ -56,6 +57,7 @@ class Asked:
     threads: int = 1
     official: str | None = None
     quality: bool = True
+    huge_pages: bool = False
 
     @property
     def label(self) -> str:
@@ -70,9 +72,11 @@ def measured(asked: Asked) -> dict[str, float]:
     code = f"from {__name__} import main; main()"
     home = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(entry for entry in (home, os.environ.get("PYTHONPATH")) if entry)
-    threads = {"OMP_NUM_THREADS": str(asked.threads), "MKL_NUM_THREADS": str(asked.threads)}
+    settings = {"OMP_NUM_THREADS": str(asked.threads), "MKL_NUM_THREADS": str(asked.threads), "PYTHONPATH": path}
+    if asked.huge_pages:
+        settings["THP_MEM_ALLOC_ENABLE"] = "1"
     command = [sys.executable, "-c", code, json.dumps(vars(asked))]
-    done = subprocess.run(command, env={**os.environ, **threads, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise InputError(f"`{asked.label}` could not be measured; what it said is above.")
     return json.loads(done.stdout.splitlines()[-1])
