@@ -144,7 +144,7 @@ class Report:
             found["flat"] = marked.sum().view(1) if self.sample is None else none.index_add(0, self.sample, marked)
         for name in ("ties", "ambiguous", "tunnels"):
             cells = getattr(self.marched, name)
-            found[name] = torch.bincount(cells, minlength=len(none)) if len(cells) else none
+            found[name] = torch.bincount(cells, minlength=len(none)) if len(cells) else none.clone()
         return found
 
     def _degenerate(self, aux: dict[str, Tensor]) -> Tensor:
