@@ -43,9 +43,9 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run with command-line arguments; returns the exit code."""
     options = tyro.cli(Options, args=arguments, prog="implayer bench inr")
-    marks = tuple(_number("marks", each) for each in options.marks.split(","))
+    marks = tuple(number("marks", each) for each in options.marks.split(","))
     for name in ("size", "width", "seeds", "threads"):
-        _number(name, str(getattr(options, name)))
+        number(name, str(getattr(options, name)))
     models = _models(options.models)
     if options.official is not None and not Path(options.official).is_dir():
         raise InputError(f"`--official {options.official}` is no folder; expected a checkout of locuslab/ImpSq.")
@@ -127,7 +127,8 @@ def _ratio(label: str, ours: Row, other: Row, goals: dict[str, float]) -> None:
     print(f"  {label}: time {time:.2f} (CPU {cpu:.2f}), memory {memory:.2f}, {said}  [{wanted}: {verdict}]")
 
 
-def _number(name: str, text: str) -> int:
+def number(name: str, text: str) -> int:
+    """The number from 1 on that an option holds, or a complaint."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise InputError(f"`--{name}` holds `{text}`; expected a number from 1 on.")
     return int(text)

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 import tyro
 
-from .inr import Row, table
+from ..shared.errors import InputError
+from .inr import Row, number, table
 from .inr_systems import Asked
 
 
@@ -36,6 +37,10 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run with command-line arguments; returns the exit code."""
     options = tyro.cli(Options, args=arguments, prog="implayer bench inr-image")
+    for name in ("size", "width", "steps", "seeds", "threads"):
+        number(name, str(getattr(options, name)))
+    if options.chunk < 0:
+        raise InputError(f"`--chunk` is {options.chunk}; expected a number of pixels, or 0 for all at once.")
     print(
         f"camera {options.size} x {options.size}, width {options.width}, norm {options.norm}, {options.steps} steps, "
         f"{options.seeds} seed(s), {options.threads} thread(s), torch {torch.__version__}, {platform.machine()}"

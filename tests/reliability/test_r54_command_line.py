@@ -26,6 +26,8 @@ def code_of(arguments):
         (["fit", "image"], ["Missing"]),
         (["fit", "imag", "camera"], ["image"]),
         (["bench", "inr-imag"], ["perhaps `inr-image`"]),
+        (["bench", "inr-image", "--chunk", "-3"], ["`--chunk` is -3", "or 0 for all at once"]),
+        (["bench", "inr-image", "--steps", "0"], ["`--steps` holds `0`"]),
         (["bench", "nothing"], ["expected one of core, ", "inr-image"]),
         (["bench", "core", "--sizes", "3"], ["`--sizes` holds `3`", "`64x8`"]),
         (["bench", "deq", "--sizes", "8x0x"], ["`--sizes` holds `8x0x`"]),
