@@ -1,5 +1,6 @@
 """Several processes that share one run, as `torchrun` starts them: which one this is, sums over all, one decision for all."""
 
+import atexit
 import functools
 import os
 from collections.abc import Iterable
@@ -75,4 +76,6 @@ def ranks() -> Ranks:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    # Threads of the group that still run while the interpreter goes down abort the process, now and then.
+    atexit.register(distributed.destroy_process_group)
     return Ranks(distributed.get_rank(), count)

@@ -15,7 +15,7 @@ from tests.applications.runs import HOME, SMALL, fit, metrics
 
 
 def together(*arguments, count=2):
-    """The program in `count` processes, as torchrun starts them."""
+    """Python with these arguments in `count` processes, as torchrun starts them; what each printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -23,10 +23,12 @@ def together(*arguments, count=2):
     for rank in range(count):
         place = {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME), **place}
-        command = [sys.executable, "-m", "applications", *arguments]
-        running.append(subprocess.Popen(command, cwd=HOME, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=300)[1] for process in running]
-    assert [process.returncode for process in running] == [0] * count, errors
+        command = [sys.executable, *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, cwd=HOME, env=environment, **pipes))
+    said = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0] * count, said
+    return [out for out, _ in said]
 
 
 def test_alone_nothing_happens():
@@ -45,13 +47,24 @@ def test_shares_follow_each_other(count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+def test_processes_part_before_the_interpreter_ends():
+    """Threads of the group that outlive it would abort the process in one exit of thirty."""
+    program = """
+import atexit, torch.distributed as distributed
+from applications.shared.ranks import ranks
+atexit.register(lambda: print(distributed.is_initialized()))  # the first to be registered, so the last to be called
+print(ranks().total({"one": 1.0})["one"])
+"""
+    assert together("-c", program) == ["2.0\nFalse\n"] * 2
+
+
 @pytest.mark.parametrize("batch", [pytest.param("0", marks=pytest.mark.slow), "100"])
 def test_two_processes_make_what_one_makes(tmp_path, batch):
     arguments = ["--batch", batch, "--chunk", "60"]
     fit(tmp_path / "one", *arguments, steps=6)
     shared = ["fit", "image", "camera", "--out", str(tmp_path / "two"), *SMALL, *arguments]
-    together(*shared, "--steps", "3")
-    together("resume", str(tmp_path / "two"), "--steps", "6", "--quiet")
+    together("-m", "applications", *shared, "--steps", "3")
+    together("-m", "applications", "resume", str(tmp_path / "two"), "--steps", "6", "--quiet")
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
