@@ -1,4 +1,8 @@
-"""Solve and attach the derivative outside torch.func: one taped evaluation of F serves J and the gradient of all it uses."""
+"""Solve and attach the derivative outside torch.func: one taped evaluation of F serves J and the gradient of all it uses.
+
+Where nobody else watches the tape the derivative is postponed until it is asked for (`on_demand`); otherwise, and where a
+sample failed, y is attached by chord steps on the live tape.
+"""
 
 from dataclasses import replace
 
@@ -9,45 +13,124 @@ from . import _tree
 from .failures import enforce
 from .forward import Outcome, judge, run, stand_in
 from .implicit import Fence, Limit, attach
+from .linear.auto import Auto
+from .linear.base import AbstractDenseInverse, AbstractInverse
+from .linear.lu import LUInverse, well_conditioned
 from .linearise import Request, detach, linearise
 from .modes import forward_mode, plain, saving_is_hooked
-from .operators import JacobianOperator
+from .on_demand import OnDemand, Sources
 from .problem import Problem
-from .residuals import equation
 from .solution import Solution, Status
-from .types import Tree, Vectors
+from .tape import Tape
+
+_FEW = 16  # unknowns up to which a Jacobian costs no more than the products that would refine a factor nearby
+_ROUNDING = 16  # a chord step of so many units of rounding changes nothing
 
 
 def solve_eager(request: Request, device: torch.device) -> Solution:
     """The solution with derivatives to the order that the request asks for."""
-    detached = detach(request.problem)
+    detached, explicit = detach(request.problem), _explicit(request)
+    own = torch.is_grad_enabled() and not forward_mode() and not saving_is_hooked()  # else others watch the tape
     with plain(device):
-        outcome = run(detached, request.solver)
-    tape = _first_tape(request, outcome)
+        factored = own and explicit and isinstance(request.linear_solver, Auto)
+        solved = run(detached, request.solver, factored=factored)
+        outcome, close = _polished(solved)
+    sources = Sources.of(request, outcome, outcome.y) if own and outcome.y.numel() else None
+    polished = sources is not None and outcome.y is not solved.y
+    if sources is not None and polished:
+        norm = torch.linalg.vector_norm(sources.tape.root, dim=-1)
+        polished = bool((norm <= 2 * solved.residual_norm).all())
+        if polished:
+            outcome = replace(outcome, residual_norm=norm)
+        else:
+            outcome, sources, close = solved, sources.at(solved.y), None
+    tape = _live_tape(request, outcome, explicit, own) if sources is None else sources.tape
     with plain(device):
         outcome = judge(detached, outcome, None if tape is None else tape.root)
     clean = not bool(outcome.status.any())  # all CONVERGED, which is 0
     if not clean:
         enforce(outcome.solution(), request.on_failure, request.who, detached)
-    if tape is None:
+    if tape is None or (sources is not None and not (sources.tensors or sources.live)):
         return outcome.solution()
     if outcome.y.numel() == 0:
         y = outcome.y + tape.r.sum()  # an empty sum: connects the empty result to the graph
         return outcome.solution().replace(value=outcome.layout.unpack(y))
-    return _attached(request, detached, outcome, tape, clean)
+    if not clean:
+        return _attached(request, detached, outcome, _live(request, outcome, tape, sources))
+    with plain(device):
+        inverse, outcome, singular = linearise(request, detached, outcome, tape.operator(), close)
+    if sources is None or singular is not None:
+        return _chords(request, outcome, _live(request, outcome, tape, sources), inverse, singular)
+    return _on_demand(request, outcome, sources, inverse, close is not None, polished)
 
 
-def _attached(request: Request, detached: Problem, outcome: Outcome, tape: "_Tape", clean: bool) -> Solution:
-    layout, original = outcome.layout, outcome.y
-    bad = None if clean else outcome.status == Status.NONFINITE
-    if bad is not None and bool(bad.any()):
+def _explicit(request: Request) -> bool:
+    return bool(request.trainable) or any(
+        isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _tree.leaves(request.problem.x)
+    )
+
+
+def _polished(outcome: Outcome) -> tuple[Outcome, LUInverse | None]:
+    """One more step with the solver's own factor, and that factor if it is to serve the derivative, too."""
+    factored = outcome.factored
+    if factored is None:
+        return outcome, None
+    if outcome.layout.n <= _FEW:
+        step, close = torch.linalg.lu_solve(factored.lu, factored.pivots, factored.r.unsqueeze(-1)).squeeze(-1), None
+    else:
+        close = well_conditioned(factored.lu, factored.pivots, factored.matrix)
+        if close is None:
+            return outcome, None
+        step = close.apply(factored.r)
+    return replace(outcome, y=factored.y - step), close
+
+
+def _live_tape(request: Request, outcome: Outcome, explicit: bool, own: bool) -> Tape | None:
+    """F at the solution with its graph, or None where no derivative can be asked for."""
+    if not torch.is_grad_enabled() and not forward_mode():
+        return None
+    tape = Tape(request.problem, outcome, outcome.y, shared=own and outcome.y.numel() > 0)
+    return tape if explicit or forward_mode() or tape.r.requires_grad else None
+
+
+def _live(request: Request, outcome: Outcome, tape: Tape, sources: Sources | None) -> Tape:
+    """The tape of F on the tensors of x themselves."""
+    return tape if sources is None else Tape(request.problem, outcome, outcome.y, shared=True)
+
+
+def _on_demand(
+    request: Request, outcome: Outcome, sources: Sources, inverse: AbstractInverse, close: bool, polished: bool
+) -> Solution:
+    """The value, polished by one step where that changes it, with its derivative for later."""
+    start = sources.point
+    if isinstance(inverse, AbstractDenseInverse) and not polished and request.steps(inverse) > 1:
+        with plain(start.device):
+            step = inverse.apply(sources.tape.r.detach())
+            floor = _ROUNDING * torch.finfo(start.dtype).eps * torch.linalg.vector_norm(start, dim=-1)
+            worth = bool((torch.linalg.vector_norm(step, dim=-1) > floor).any())
+        if worth:
+            sources = sources.at(start - step)
+            outcome = replace(outcome, residual_norm=torch.linalg.vector_norm(sources.tape.r.detach(), dim=-1))
+    y = OnDemand(request, sources, inverse, start, close).value(sources.point)
+    return outcome.solution().replace(value=outcome.layout.unpack(y))
+
+
+def _attached(request: Request, detached: Problem, outcome: Outcome, tape: Tape) -> Solution:
+    """The same where some samples failed: they are evaluated at a stand-in, and their derivative is not valid."""
+    bad = outcome.status == Status.NONFINITE
+    if bool(bad.any()):
         if bool(bad.all()):
-            return outcome.solution().replace(value=layout.unpack(original + _nothing(request)))
+            y = outcome.y + _nothing(request)
+            return outcome.solution().replace(value=outcome.layout.unpack(y))
         tape = tape.moved(*stand_in(request.problem, outcome, bad))
-    with plain(layout.device):
+    with plain(outcome.layout.device):
         inverse, outcome, singular = linearise(request, detached, outcome, tape.operator())
-    if singular is not None:
-        bad = singular if bad is None else bad | singular
+    return _chords(request, outcome, tape, inverse, bad if singular is None else bad | singular)
+
+
+def _chords(request: Request, outcome: Outcome, tape: Tape, inverse: AbstractInverse, bad: Tensor | None) -> Solution:
+    """The value attached by chord steps; `bad` samples keep what the solver found."""
+    layout, original = outcome.layout, outcome.y
     failed = None if bad is None else _failed(outcome)
     steps = request.steps(inverse)
     attachment = attach(
@@ -75,45 +158,3 @@ def _failed(outcome: Outcome) -> Tensor | None:
     """(samples,) where value and gradient are not valid, or None where all are."""
     failed = (outcome.status != Status.CONVERGED) & (outcome.status != Status.DEGENERATE)
     return failed if bool(failed.any()) else None
-
-
-def _first_tape(request: Request, outcome: Outcome) -> "_Tape | None":
-    """F at the solution with its graph, or None where no derivative can be asked for."""
-    forward = forward_mode()
-    if not torch.is_grad_enabled() and not forward:
-        return None
-    alone = not forward and not saving_is_hooked()  # products with a tape that others watch would disturb them
-    explicit = bool(request.trainable) or any(
-        isinstance(leaf, Tensor) and leaf.requires_grad for leaf in _tree.leaves(request.problem.x)
-    )
-    tape = _Tape(request.problem, outcome, outcome.y, shared=explicit and alone)
-    if explicit or forward:
-        return tape
-    if tape.r.requires_grad:  # a tensor that F closes over is differentiable
-        return _Tape(request.problem, outcome, outcome.y, shared=alone)
-    return None
-
-
-class _Tape:
-    """The equation at a point y, evaluated live. `shared`: y is on the tape too, which then serves the Jacobian."""
-
-    def __init__(self, problem: Problem, outcome: Outcome, y: Vectors, shared: bool):
-        self.problem, self.outcome, self.shared = problem, outcome, shared
-        self.y = y.detach().requires_grad_() if shared else y.detach()
-        self.residual = equation(problem, outcome.layout, outcome.layout.n)
-        self.r = self.residual(self.y)
-        self.root = self.r.detach()  # F itself, also where the equation is J'F = 0
-        if self.r.shape[1] > outcome.layout.n:
-            self.residual = equation(problem, outcome.layout, self.r.shape[1])
-            self.r = self.residual(self.y)
-
-    def moved(self, x: Tree, y: Vectors) -> "_Tape":
-        """The same with other x and y."""
-        return _Tape(replace(self.problem, x=x), self.outcome, y, self.shared)
-
-    def operator(self) -> JacobianOperator:
-        """dF/dy at the point."""
-        if self.shared:
-            return JacobianOperator.from_tape(self.r, self.y, self.problem.sign)
-        residual = equation(detach(self.problem), self.outcome.layout, self.root.shape[1])
-        return JacobianOperator(residual, self.y, sign=self.problem.sign)

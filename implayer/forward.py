@@ -13,7 +13,7 @@ from .linear.base import default_tolerance
 from .operators import JacobianOperator
 from .problem import Layout, Problem, VectorProblem
 from .solution import Solution, Status
-from .solvers.base import AbstractIterativeSolver
+from .solvers.base import AbstractIterativeSolver, Factored
 from .types import Samples, Tree, Vectors
 
 
@@ -30,6 +30,7 @@ class Outcome:
     inverse: Any = None
     judged: bool = False
     cut_short: bool = False  # by the `max_steps` of one of our solvers, which left the last residual to be evaluated
+    factored: Factored | None = None  # what the solver knows of J at y
 
     def solution(self) -> Solution:
         """As a `Solution` with nests and batch axes."""
@@ -51,15 +52,18 @@ class Outcome:
         )
 
 
-def run(problem: Problem, solver: Callable[[Problem], Any]) -> Outcome:
-    """Call the solver, check what it returned and bring it into one form."""
-    answer = solver(problem)
+def run(problem: Problem, solver: Callable[[Problem], Any], *, factored: bool = False) -> Outcome:
+    """Call the solver, check what it returned and bring it into one form. `factored`: a factor of J is of use."""
+    ours, factor = isinstance(solver, AbstractIterativeSolver), None
+    if factored and isinstance(solver, AbstractIterativeSolver):
+        answer, factor = solver.solved(problem)
+    else:
+        answer = solver(problem)
     solution = answer if isinstance(answer, Solution) else Solution(answer)
     value = _tree.map_tensors(torch.Tensor.detach, solution.value)
     layout = Layout.of(value, problem.event_ndim, "y")
     if problem.y0 is not None:
         _check_against_start(layout, Layout.of(problem.y0, problem.event_ndim))
-    ours = isinstance(solver, AbstractIterativeSolver)
     told = solution.status is not None and solution.residual_norm is not None
     return Outcome(
         layout,
@@ -71,6 +75,7 @@ def run(problem: Problem, solver: Callable[[Problem], Any]) -> Outcome:
         solution.inverse,
         ours and told,
         ours and not told,
+        factor,
     )
 
 

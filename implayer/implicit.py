@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .errors import ImplayerError, OrderError
 from .linear.base import AbstractDenseInverse, AbstractInverse, LinearReport
-from .modes import forward_mode, plain, transform_counts, transforms
+from .modes import forward_mode, plain, transform_counts, transforms, unhooked
 
 _functorch = torch._C._functorch  # type: ignore[attr-defined]
 _NO_LEGACY_BATCHES = (
@@ -144,13 +144,11 @@ class FrozenSolve(torch.autograd.Function):
         (g,) = cotangents
         if _functorch.is_legacy_batchedtensor(g):
             raise ImplayerError(_NO_LEGACY_BATCHES)
-        (anchor,) = ctx.saved_tensors
-        return FrozenSolve.apply(g, anchor, ctx.call.turned()), None, None
+        return FrozenSolve.apply(g, *ctx.saved_tensors, ctx.call.turned()), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        (anchor,) = ctx.saved_tensors
-        return FrozenSolve.apply(tangents[0], anchor, replace(ctx.call, skip=False))
+        return FrozenSolve.apply(tangents[0], *ctx.saved_tensors, replace(ctx.call, skip=False))
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, b: Tensor, anchor: Tensor, call: LinearCall) -> Any:
@@ -236,10 +234,12 @@ class Earlier(torch.autograd.Function):
 # ------------------------------------------------------------------------------------------- derivatives on demand
 @dataclass(frozen=True)
 class Demand:
-    """`pull(*g)`: cotangents of the tensors from those of the outputs, or None; `attached(*tensors)`: the outputs, taped."""
+    """`pull(*g)`: cotangents of the tensors from those of the outputs, or None; `attached(*tensors)`: the outputs, taped.
+    It gets all tensors but the last `live` ones, which it meets as they are, in closures and modules."""
 
     pull: Callable[..., Sequence[Any]]
     attached: Callable[..., tuple[Tensor, ...]]
+    live: int = 0
 
 
 class Postponed(torch.autograd.Function):
@@ -263,10 +263,13 @@ class Postponed(torch.autograd.Function):
         if not (again or transforms() or any(map(_functorch.is_legacy_batchedtensor, given))):
             pulled = zip(carrier.demand.pull(*cotangents), needed, strict=True)
             return *head, *(part if need else None for part, need in pulled)
-        with torch.enable_grad():
-            ys = [y for y, g in zip(carrier.demand.attached(*tensors), cotangents, strict=True) if g is not None]
-        wanted = [tensor for tensor, need in zip(tensors, needed, strict=True) if need]
-        found = iter(torch.autograd.grad(ys, wanted, given, create_graph=again, allow_unused=True))
+        count = len(tensors) - carrier.demand.live
+        with torch.enable_grad(), unhooked(tensors[count:]):  # hooks of a tensor are for the sum of all its cotangents
+            tensors[:count] = (t.view_as(t) if need else t for t, need in zip(tensors[:count], needed, strict=False))
+            ys = carrier.demand.attached(*tensors[:count])
+            ys = [y for y, g in zip(ys, cotangents, strict=True) if g is not None]
+            wanted = [tensor for tensor, need in zip(tensors, needed, strict=True) if need]
+            found = iter(torch.autograd.grad(ys, wanted, given, create_graph=again, allow_unused=True))
         return *head, *(next(found) if need else None for need in needed)
 
 
@@ -311,8 +314,7 @@ class Fence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        (g,) = cotangents
-        limit = ctx.limit.spend()
+        (g,), limit = cotangents, ctx.limit.spend()
         if ctx.limit.spoiled is not None:
             spoiled = ctx.limit.spoiled & (g != 0).any(-1)
             g = torch.where(spoiled.unsqueeze(-1), torch.nan, g)
@@ -332,10 +334,10 @@ class Fence(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         limit = ctx.limit.spend()
-        tangent = tangents[0]
-        if torch.is_grad_enabled() and tangent is not None and tangent.requires_grad:
-            return Fence.apply(tangent, ctx.saved_tensors[0], limit)
-        return tangent.view_as(tangent) if tangent is not None else None
+        (tangent, *_) = tangents
+        if tangent is None or not (torch.is_grad_enabled() and tangent.requires_grad):
+            return None if tangent is None else tangent.view_as(tangent)
+        return Fence.apply(tangent, *ctx.saved_tensors, limit)
 
 
 for _function in (Below, FrozenSolve, Unheld, MapStep, Earlier, Fence):

@@ -70,15 +70,20 @@ def detach(problem: Problem) -> Problem:
 
 
 def linearise(
-    request: Request, problem: Problem, outcome: Outcome, operator: JacobianOperator
+    request: Request,
+    problem: Problem,
+    outcome: Outcome,
+    operator: JacobianOperator,
+    close: AbstractInverse | None = None,
 ) -> tuple[AbstractInverse, Outcome, Tensor | None]:
-    """The frozen inverse of dF/dy; samples where it is singular get that status, and the policy applies.
+    """The frozen inverse of dF/dy, or `close` where that will do; where it is singular samples get that status, and the
+    policy applies.
 
     Returns also the mask of singular samples, or None where there are none.
     """
     assert request.linear_solver is not None
     request.probe(operator)
-    inverse = _reusable(outcome.inverse, operator)
+    inverse = _reusable(outcome.inverse, operator) if close is None else close
     if inverse is None:
         inverse = request.linear_solver.freeze(operator)
     outcome, singular = replace(outcome, inverse=None), inverse.singular

@@ -1,7 +1,7 @@
 """What surrounds a call: transforms, forward mode, autocast, hooks on saved tensors; and contexts that shut them out."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -39,6 +39,19 @@ def saving_is_hooked() -> bool:
     """Whether saved tensors go through hooks, as activation checkpointing has it: it must not meet the tapes of a solver."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks  # type: ignore[attr-defined]
     return hooks(False) is not None
+
+
+@contextlib.contextmanager
+def unhooked(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Without the hooks of these tensors: a derivative inside of another one must not run them a second time."""
+    kept = [(t._backward_hooks, dict(t._backward_hooks)) for t in tensors if t._backward_hooks]
+    for hooks, _ in kept:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, content in kept:
+            hooks.update(content)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .errors import BatchCouplingError, ImplayerError
+from .graph import is_trusted, jacobian_of_graph, trust
 from .problem import quasi_random
 from .types import Vectors
 
@@ -152,6 +153,18 @@ class JacobianOperator(AbstractOperator):
             return torch.zeros(self.samples, self.rows, self.columns, dtype=self.dtype, device=self.device)
         if self.rows <= _LOOP_ROWS:
             return self._row_by_row()
+        found = self.formula()
+        return self._by_products() if found is None else found
+
+    def formula(self) -> Tensor | None:
+        """J as (samples, m, n) without vector products, where the graph of F is simple enough for that (`graph`)."""
+        found, kind = jacobian_of_graph(self._r, self._y)
+        if found is None or is_trusted(kind) or trust(kind, found, self._by_products()):
+            return found
+        return None
+
+    def _by_products(self) -> Tensor:
+        """The same for any graph, by products with unit vectors."""
         row_bytes = max(self.samples * self.columns * self.dtype.itemsize, 1)
         chunk = min(max(_CHUNK_BYTES // row_bytes, 8), self.rows)
         cotangents = torch.eye(self.rows, dtype=self.dtype, device=self.device).unsqueeze(1)

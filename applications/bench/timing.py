@@ -118,6 +118,7 @@ def measure(names: list[str], problem: Problem, reps: int, report: Callable[[str
         gc.disable()  # as `timeit` does: how long it takes depends on what else has been imported
         try:
             for name, call in calls.items():
+                call()  # so that it is timed with its own code and data in the caches, not with those of the system before
                 samples[name].append(call())
         finally:
             gc.enable()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..operators import AbstractOperator
 from .base import AbstractLinearSolver
-from .condition import inverse_norm, is_singular, scales
+from .condition import inverse_norm, is_singular, scales, singular_from
 from .dense import AbstractMatrixInverse, harmless, materialised, require_square
 
 _BADLY_SCALED = 2.0**16  # a ratio of row norms from which partial pivoting may choose a bad row
@@ -81,9 +81,10 @@ class LU(AbstractLinearSolver):
         if _balanced(*scale):
             lu, pivots, _ = _factorise(matrix)
             condition = inverse_norm(_solve, _rsolve, (lu, pivots), *scale)
-            if not is_singular(condition.amax(), operator.columns):  # NaN and infinity count as singular
-                none = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
-                return LUInverse(lu, pivots, matrix, none, condition)
+            if (
+                float(condition.amax()) * singular_from(condition.dtype, operator.columns) <= 1
+            ):  # False for NaN and infinity
+                return _regular(lu, pivots, matrix, condition)
         return self._guarded(matrix, scale)
 
     def _guarded(self, matrix: Tensor, scale: tuple[Tensor, Tensor] | None) -> LUInverse:
@@ -103,6 +104,20 @@ class LU(AbstractLinearSolver):
             lu = harmless(lu, singular)
             pivots = torch.where(singular.unsqueeze(-1), _no_pivots(pivots), pivots)
         return LUInverse(lu, pivots, matrix, singular, condition, *(used or (None, None)))
+
+
+def well_conditioned(lu: Tensor, pivots: Tensor, matrix: Tensor) -> LUInverse | None:
+    """The inverse of matrices factorised already; None unless all have 1/condition > eps^(1/4), far from singular."""
+    scale = scales(matrix)
+    if not _balanced(*scale):
+        return None
+    condition = inverse_norm(_solve, _rsolve, (lu, pivots), *scale)
+    worst = float(condition.amax())
+    return _regular(lu, pivots, matrix, condition) if worst < torch.finfo(matrix.dtype).eps ** -0.25 else None
+
+
+def _regular(lu: Tensor, pivots: Tensor, matrix: Tensor, condition: Tensor) -> LUInverse:
+    return LUInverse(lu, pivots, matrix, torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device), condition)
 
 
 def _balanced(row: Tensor, column: Tensor) -> bool:

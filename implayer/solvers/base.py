@@ -52,6 +52,7 @@ class AbstractIterativeSolver(abc.ABC):
 
     _patience: ClassVar[int] = 50  # steps without progress after which a sample is stalled
     _divergence: ClassVar[float] = 1e10  # so many times the least residual seen
+    _keeps_residual: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, problem: VectorProblem, y: Vectors, r: Tensor) -> Tree:
@@ -69,7 +70,11 @@ class AbstractIterativeSolver(abc.ABC):
         vectors = self._vectors(problem)
         if vectors.samples == 0 or vectors.n == 0:
             return _nothing_to_do(vectors)
-        return _Run(self, vectors).solution()
+        return Run(self, vectors).solution()
+
+    def solved(self, problem: Problem) -> tuple[Solution, "Factored | None"]:
+        """The solution, and the factor of a Jacobian close to it where the method has one: for a derivative at hand."""
+        return self(problem), None
 
     def _vectors(self, problem: Problem) -> VectorProblem:
         return problem.vectors()
@@ -80,8 +85,13 @@ class AbstractIterativeSolver(abc.ABC):
 
     def _target(self, start: Tensor, dtype: torch.dtype) -> Tensor:
         """The residual at which a sample that began with `start` has converged."""
-        atol, rtol = (default_tolerance(None if t is None else float(t), dtype) for t in (self.atol, self.rtol))
+        rtol, atol = self._tolerances(dtype)
         return start * rtol + atol
+
+    def _tolerances(self, dtype: torch.dtype) -> tuple[float, float]:
+        """rtol and atol."""
+        rtol, atol = (default_tolerance(None if t is None else float(t), dtype) for t in (self.rtol, self.atol))
+        return rtol, atol
 
     def _measure(self, r: Tensor, state: Tree) -> Tensor:
         """The vector whose norm has to vanish: F itself, save for least squares."""
@@ -107,6 +117,17 @@ class AbstractIterativeSolver(abc.ABC):
     def _evaluate_last(self) -> bool:
         """Whether the residual of the last allowed step is worth an evaluation of F."""
         return True
+
+
+@dataclass(frozen=True)
+class Factored:
+    """P L U of a matrix (samples, n, n) that nearly is J at a solution y (samples, n) with F(x, y) = r."""
+
+    lu: Tensor
+    pivots: Tensor
+    matrix: Tensor
+    y: Tensor
+    r: Tensor
 
 
 def require_square(y: Tensor, r: Tensor, who: str) -> None:
@@ -139,14 +160,14 @@ class _Point:
         return _Point(self.y[index], self.v[index], self.norm[index])
 
 
-class _Run:
+class Run:
     """One solve: the samples that are still worked on (`rows`), and what the finished ones came to.
 
     While every sample makes progress an iteration costs a norm, two comparisons and one synchronisation; all else is
     done only in the iterations where something happens to a sample.
     """
 
-    def __init__(self, solver: AbstractIterativeSolver, problem: VectorProblem):
+    def __init__(self, solver: AbstractIterativeSolver, problem: VectorProblem, target: Tensor | None = None):
         self.solver, self.problem, self.whole = solver, problem, problem
         kind, base = type(solver), AbstractIterativeSolver
         self.plain = kind._settled is base._settled and kind._given_up is base._given_up  # the residual alone decides
@@ -159,13 +180,14 @@ class _Run:
         self.eps = torch.finfo(problem.dtype).eps
         self.r, self.state = solver._start(problem)
         self.first = self.now = self.before = self._point(problem.y0)
-        target = solver._target(self.first.norm, problem.dtype)
+        target = solver._target(self.first.norm, problem.dtype) if target is None else target
         self.target = torch.where(target.isfinite(), target, -1)  # an infinite start is no measure of anything
         self.best = _Point(self.now.y, self.now.v, torch.full_like(self.now.norm, torch.inf))
         self.mark = self.best.norm  # the residual at the last progress, `age` steps ago
         self.marks: list[float] | None = None  # what `mark`, `target` and `now.norm` hold, where that is known
         self.targets: list[float] | None = None
         self.norms: list[float] | None = None
+        self.residual: Tensor | None = None  # F at the answer, for a solver that `_keeps_residual`
         self.age: Tensor | None = None  # None while all rows have just made progress
         self.slope: Tensor | None = None  # largest |dF| / |dy| of a long step
 
@@ -175,6 +197,7 @@ class _Run:
         return _Point(y, v, norm if self.active is None else norm.where(self.active, 0))
 
     def solution(self) -> Solution:
+        """Step until every sample has stopped."""
         while True:
             self._judge()
             if self.running == 0 or self.steps >= self.solver.max_steps:
@@ -196,6 +219,7 @@ class _Run:
             self._finish(rest, self.now.norm <= self.target, self.running)
         assert self.out is not None
         out = dict(self.out)
+        self.residual = out.pop("measured", None)
         named = {key: out.pop(key) for key in ("status", "residual_norm", "steps")}
         return self.whole.solution(out.pop("value"), **named, aux=out)
 
@@ -288,12 +312,16 @@ class _Run:
             "contraction": now.norm / self.before.norm if self.steps else torch.full_like(now.norm, torch.nan),
             "value": now.y if self.steps else now.y.clone(),
         }
+        if self.solver._keeps_residual:
+            found["measured"] = now.v
         if done is not stop:
             own = done | ~self.best.norm.isfinite()
             status = torch.where(now.norm.isfinite(), int(Status.MAX_STEPS), int(Status.NONFINITE))
             found["status"] = torch.where(done, int(Status.CONVERGED), status)
             found["residual_norm"] = torch.where(own, now.norm, self.best.norm)
             found["value"] = torch.where(own.unsqueeze(-1), now.y, self.best.y)
+            if self.solver._keeps_residual:
+                found["measured"] = torch.where(own.unsqueeze(-1), now.v, self.best.v)
             if self.age is not None:
                 found["diverged"], found["stalled"] = self.diverged & ~done, self.stalled & ~done
         given_up = self.solver._given_up(self.state)

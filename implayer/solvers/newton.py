@@ -1,7 +1,7 @@
 """Newton's method: one factor for as many steps as it is good for, and a line search where a step does not help."""
 
-from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +11,12 @@ from ..linear.base import AbstractLinearSolver
 from ..linear.gmres import GMRES
 from ..linear.lsmr import LSMR
 from ..operators import JacobianOperator
-from ..problem import VectorProblem
+from ..problem import Problem, VectorProblem
+from ..solution import Solution
 from ..types import Tree, Vectors
-from .base import AbstractIterativeSolver
+from .base import AbstractIterativeSolver, Factored, Run
 from .differences import Differences
+from .small_newton import small_newton
 
 _DENSE_UNKNOWNS = 1024  # of one sample; beyond, an LU (2/3 n^3 flops, n products for J) costs more than Krylov steps
 _DENSE_BYTES = 2**30  # of the Jacobians of all samples
@@ -23,6 +25,8 @@ _HALVINGS = 12
 _ROUNDING = 16  # a step of so many units of rounding is taken whatever it does: it shows that y is at its floor
 _WORTH = 2**12  # unknowns of a batch from which on J of some samples alone is worth two evaluations of F
 _FORCING = 1e-3  # accuracy of the matrix-free inner solve
+_CLOSE = 1e-2  # a factor whose last step left at most this part of the residual also is one for the derivative
+_MANY = 16  # unknowns from which a Jacobian costs more than the steps that one near the answer saves
 _SERVES = 0.5  # a sample whose residual falls by less in a step gets exact Jacobians from then on
 
 
@@ -33,10 +37,11 @@ class Newton(AbstractIterativeSolver):
     $$y_{k+1} = y_k - \alpha_k\,J_j^{-1} F(x, y_k),\qquad J_j = \frac{\partial F}{\partial y}(x, y_j),\quad j \le k$$
 
     A sample keeps its factor ($j < k$) as long as that pays, and gets a new one otherwise; in systems of at most 16
-    unknowns a step has a new J by differences, as long as those serve (`Differences`). $\alpha = 1$ where that lowers
-    $|F|$, else it is found by backtracking (three-point parabola, 0.1 to 0.5 at a time). With fewer equations than
-    unknowns the step is the shortest one, $J^\top (J J^\top)^{-1} F$, by QR. A sample with a singular Jacobian takes
-    the truncated pseudo-inverse, alone.
+    unknowns a step has a new J, by differences where the graph of F does not give it (`Differences`), unless the last
+    one is sure to do. Where a gradient will be asked for, the last J is that of a point near the answer (`solved`).
+    $\alpha = 1$ where that lowers $|F|$, else it is found by backtracking (three-point parabola, 0.1 to 0.5 at a time).
+    With fewer equations than unknowns the step is the shortest one, $J^\top (J J^\top)^{-1} F$, by QR. A sample with a
+    singular Jacobian takes the truncated pseudo-inverse, alone.
 
     **Arguments**
 
@@ -67,6 +72,69 @@ class Newton(AbstractIterativeSolver):
     max_steps: int = 50
 
     _patience: ClassVar[int] = 10
+    _keeps_residual: ClassVar[bool] = True
+
+    def __call__(self, problem: Problem) -> Solution:
+        """Solve for every sample; failures are in the status, nothing is raised for them."""
+        return (self._small(problem) or (super().__call__(problem),))[0]
+
+    def solved(self, problem: Problem) -> tuple[Solution, Factored | None]:
+        """The solution and the factor of J that made the last step, if that was close to the answer.
+
+        A derivative needs J at the answer in any case. It then is taken where the residual is the square root of the
+        tolerance: a step or two with it reach the answer, for which the first factor would need many more.
+        """
+        small = self._small(problem)
+        if small is not None:
+            return small
+        vectors = self._vectors(problem)
+        if not self._usual or vectors.n <= _MANY or not vectors.samples or not _is_dense(vectors.y0, vectors.n):
+            return super().__call__(problem), None
+        return self._solved_in_two(vectors) or (super().__call__(problem), None)
+
+    @property
+    def _usual(self) -> bool:
+        return type(self) is Newton and self.refresh is None and self.linear_solver is None
+
+    def _small(self, problem: Problem) -> tuple[Solution, Factored | None] | None:
+        """The answer for a few unknowns and samples none of which needs attention; None for all others."""
+        if not self._usual or problem.y0 is None:
+            return None
+        vectors = self._vectors(problem)
+        if not vectors.samples or not Differences.pay(vectors):
+            return None
+        with torch.no_grad():
+            run = small_newton(vectors, *self._tolerances(vectors.dtype), self.max_steps, _SERVES)
+        if run is None or (run.left is not None and bool(run.left.all())):
+            return None
+        no = torch.zeros_like(run.norm, dtype=torch.bool)
+        aux = {"diverged": no, "stalled": no, "contraction": run.contraction}
+        status = torch.zeros_like(run.steps)
+        found = vectors.solution(run.y, status=status, residual_norm=run.norm, steps=run.steps, aux=aux)
+        if run.left is None:
+            return found, run.factored
+        return _merged(vectors, run.left, super().__call__(problem), found), None
+
+    def _solved_in_two(self, vectors: VectorProblem) -> tuple[Solution, Factored | None] | None:
+        """None where a sample failed: the one way that is known to all then is the better one."""
+        run = Run(replace(self, rtol=self._tolerances(vectors.dtype)[0] ** 0.5), vectors)
+        if run.r.shape != vectors.y0.shape:
+            return None
+        target = self._target(run.first.norm, vectors.dtype)
+        first = run.solution()
+        if _failed(first):
+            return None
+        factored = _factored(run, first)
+        if factored is not None and bool((torch.linalg.vector_norm(factored.r, dim=-1) <= target).all()):
+            return first, factored
+        left = self.max_steps - int(first.steps.max())
+        if left <= 0:
+            return None
+        run = Run(replace(self, max_steps=left), replace(vectors, y0=vectors.layout.pack(first.value)), target)
+        second = run.solution()
+        if _failed(second):
+            return None
+        return second.replace(steps=first.steps + second.steps), _factored(run, second)
 
     def _start(self, problem: VectorProblem) -> tuple[Tensor, Tree]:
         if self.refresh is None and self.linear_solver is None and Differences.pay(problem):
@@ -172,33 +240,77 @@ class Newton(AbstractIterativeSolver):
         """What inverts J; None stands for the dense factors."""
         if self.linear_solver is not None:
             return self.linear_solver
-        samples, n = y.shape
-        if n <= _DENSE_UNKNOWNS and samples * n * r.shape[-1] * y.dtype.itemsize <= _DENSE_BYTES:
+        if _is_dense(y, r.shape[-1]):
             return None
-        return GMRES(atol=0.0, rtol=_FORCING) if r.shape[-1] == n else LSMR(atol=0.0, rtol=_FORCING)
+        return GMRES(atol=0.0, rtol=_FORCING) if r.shape == y.shape else LSMR(atol=0.0, rtol=_FORCING)
 
 
-Factor = tuple[Tensor, Tensor]  # LU and pivots of a square J, Q and R of the transpose of a wide one
+def _is_dense(y: Tensor, rows: int) -> bool:
+    """Whether the Jacobians of all samples are made."""
+    samples, n = y.shape
+    return n <= _DENSE_UNKNOWNS and samples * n * rows * y.dtype.itemsize <= _DENSE_BYTES
+
+
+class Factor(NamedTuple):
+    """LU and pivots of a square J, and J itself; Q and R of the transpose of a wide one, and nothing."""
+
+    first: Tensor
+    second: Tensor
+    matrix: Tensor
 
 
 def _factorise(matrix: Tensor) -> Factor:
     if matrix.shape[-2] == matrix.shape[-1]:
         lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
-        return lu, pivots
+        return Factor(lu, pivots, matrix)
     q, r = torch.linalg.qr(matrix.mH)
-    return q, r
+    return Factor(q, r, matrix[:, :0])
 
 
 def _chosen(mask: Tensor, one: Factor, other: Factor) -> Factor:
     column = mask.unsqueeze(-1)
-    return torch.where(column.unsqueeze(-1), one[0], other[0]), torch.where(column, one[1], other[1])
+    masks = (column if part.ndim == 2 else column.unsqueeze(-1) for part in one)
+    return Factor._make(torch.where(mask, a, b) for mask, a, b in zip(masks, one, other, strict=True))
 
 
 def _solve(factor: Factor, r: Tensor) -> Tensor:
-    first, second = factor
+    first, second, _ = factor
     if second.ndim == 2:
         return torch.linalg.lu_solve(first, second, r.unsqueeze(-1)).squeeze(-1)
     return (first @ torch.linalg.solve_triangular(second.mH, r.unsqueeze(-1), upper=False)).squeeze(-1)
+
+
+def _merged(vectors: VectorProblem, chosen: Tensor, one: Solution, other: Solution) -> Solution:
+    """Chosen samples as in one solution, the rest as in the other."""
+    rows = [vectors.layout.pack(solution.value) for solution in (one, other)]
+
+    def pick(a: Any, b: Any) -> Tensor:
+        return torch.where(chosen, a, b)
+
+    aux, rest = one.aux or {}, other.aux or {}
+    return vectors.solution(
+        torch.where(chosen.unsqueeze(-1), *rows),
+        status=pick(one.status, other.status),
+        residual_norm=pick(one.residual_norm, other.residual_norm),
+        steps=pick(one.steps, other.steps),
+        aux={name: pick(value, rest[name]) for name, value in aux.items()},
+    )
+
+
+def _failed(solution: Solution) -> bool:
+    assert solution.status is not None
+    return bool(torch.as_tensor(solution.status).any())
+
+
+def _factored(run: Run, solution: Solution) -> Factored | None:
+    """The last factor of all samples, where every one came much closer with it."""
+    factor, left = run.state["factor"], (solution.aux or {})["contraction"]
+    if factor is None or run.ids is not None or run.residual is None or factor.second.ndim != 2 or _failed(solution):
+        return None
+    if not bool((left.nan_to_num(0.0, torch.inf) <= _CLOSE).all()):  # NaN: there was no step
+        return None
+    y = run.whole.layout.pack(solution.value)
+    return Factored(factor.first, factor.second, factor.matrix, y, run.residual)
 
 
 def _tape(problem: VectorProblem, y: Tensor, state: Tree) -> JacobianOperator:
@@ -218,7 +330,7 @@ def _renewed(problem: VectorProblem, y: Tensor, factor: Factor, index: Tensor) -
         if len(index) == len(y):
             return _factorise(matrix)
         new = _factorise(matrix[index])
-    return factor[0].index_copy(0, index, new[0]), factor[1].index_copy(0, index, new[1])
+    return Factor._make(old.index_copy(0, index, part) for old, part in zip(factor, new, strict=True))
 
 
 def _search(problem: VectorProblem, y: Tensor, move: Tensor, norm: Tensor, ratio: Tensor,

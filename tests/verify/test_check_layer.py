@@ -300,11 +300,11 @@ def test_a_transposed_core_is_found(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_core_without_its_second_step_is_found(monkeypatch: pytest.MonkeyPatch):
-    from implayer import eager
+    from implayer import on_demand
 
-    original = eager.attach
+    original = on_demand.attach
     monkeypatch.setattr(
-        eager, "attach", lambda residual, y, inverse, steps, **k: original(residual, y, inverse, 1, **k)
+        on_demand, "attach", lambda residual, y, inverse, steps, **k: original(residual, y, inverse, 1, **k)
     )
     with pytest.raises(implayer.VerificationError, match="second order, rev-rev"):
         check_layer(equilibrium(), X)
