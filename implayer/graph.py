@@ -67,21 +67,24 @@ def _nodes(r: Tensor, y: Tensor) -> list[tuple[Any, list[tuple[int, Any]]]] | No
     if r.grad_fn is None or r.ndim != 2 or r.dtype != y.dtype or not r.dtype.is_floating_point:
         return None
     before: dict[Any, Any] = {}
-    stack = [r.grad_fn]
+    seen, stack, leaf = set(), [r.grad_fn], None
     while stack:
         node = stack.pop()
-        if node is None or node in before:
+        if node is None or node in seen:
             continue
-        before[node] = node.next_functions
-        if len(before) > _NODES:
+        seen.add(node)
+        inputs = node.next_functions
+        if inputs:
+            before[node] = inputs
+            stack.extend([after for after, _ in inputs])
+        elif getattr(node, "variable", None) is y:
+            leaf = node
+        if len(seen) > _NODES:
             return None
-        stack.extend(after for after, _ in before[node])
-    leaf = next((node for node in before if getattr(node, "variable", None) is y), None)
     if leaf is None:
         return None
     depends, ordered = {leaf}, []
-    inner = [node for node in before if before[node]]
-    for node in sorted(inner, key=lambda node: node._sequence_nr()):
+    for node in sorted(before, key=lambda node: node._sequence_nr()):
         inputs = [(place, after) for place, (after, _) in enumerate(before[node]) if after in depends]
         if inputs:
             name = type(node).__name__

@@ -47,14 +47,16 @@ def small_newton(problem: VectorProblem, rtol: float, atol: float, max_steps: in
     norm = torch.linalg.vector_norm(r, dim=-1)
     now = norm.cpu().numpy()
     target, rate = now * rtol + atol, np.full_like(now, np.nan)
+    sure = _EASY * target
     steps, left = np.zeros(len(now), dtype=np.int64), ~np.isfinite(now)
     lu = pivots = matrix = None
-    for step in range(max_steps):
+    for _ in range(max_steps):
         going = (now > target) & ~left
-        if not going.any():
+        complete = going.all()
+        if not complete and not going.any():
             break
-        easy = now * rate <= _EASY * target if step else ~going
-        if lu is None or not (easy | ~going).all():
+        easy = now * rate <= sure  # not so where the rate is NaN
+        if lu is None or not (easy if complete else easy | ~going).all():
             new = tape.formula() if differences is None else None
             if new is None:
                 differences = Differences(problem) if differences is None else differences
@@ -62,15 +64,15 @@ def small_newton(problem: VectorProblem, rtol: float, atol: float, max_steps: in
             if new is None:
                 return None
             first, second, _ = torch.linalg.lu_factor_ex(new)
-            if lu is not None and pivots is not None and matrix is not None and (easy & going).any():
-                keep = torch.from_numpy(easy & going).to(y.device).unsqueeze(-1)
+            if lu is not None and pivots is not None and matrix is not None and easy.any():
+                keep = torch.from_numpy(easy).to(y.device).unsqueeze(-1)
                 column = keep.unsqueeze(-1)
                 first, second = torch.where(column, lu, first), torch.where(keep, pivots, second)
                 new = torch.where(column, matrix, new)
             lu, pivots, matrix = first, second, new
         assert pivots is not None
         trial = y - torch.linalg.lu_solve(lu, pivots, r.unsqueeze(-1)).squeeze(-1)
-        if not going.all():
+        if not complete:
             trial = torch.where(torch.from_numpy(going).to(y.device).unsqueeze(-1), trial, y)
         if differences is None:
             tape = JacobianOperator(problem.residual, trial)
@@ -79,8 +81,10 @@ def small_newton(problem: VectorProblem, rtol: float, atol: float, max_steps: in
             r = problem.residual(trial)
         norm = torch.linalg.vector_norm(r, dim=-1)
         found = norm.cpu().numpy()
-        rate = np.divide(found, now, out=rate.copy(), where=going)
-        left |= going & ~(rate <= serves)
+        rate = found / now if complete else np.divide(found, now, out=rate.copy(), where=going)
+        served = rate <= serves
+        if not served.all():
+            left |= going & ~served
         steps, y, now = steps + going, trial, found
     left |= ~(now <= target)
     missing = torch.from_numpy(left).to(y.device) if left.any() else None
