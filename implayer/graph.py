@@ -67,7 +67,9 @@ def _nodes(r: Tensor, y: Tensor) -> list[tuple[Any, list[tuple[int, Any]]]] | No
     if r.grad_fn is None or r.ndim != 2 or r.dtype != y.dtype or not r.dtype.is_floating_point:
         return None
     before: dict[Any, Any] = {}
-    seen, stack, leaf = set(), [r.grad_fn], None
+    seen: set[Any] = set()
+    leaf: Any = None
+    stack: list[Any] = [r.grad_fn]
     while stack:
         node = stack.pop()
         if node is None or node in seen:

@@ -86,9 +86,8 @@ def linearise(
     inverse = _reusable(outcome.inverse, operator) if close is None else close
     if inverse is None:
         inverse = request.linear_solver.freeze(operator)
-    outcome, singular = replace(outcome, inverse=None), inverse.singular
-    if inverse.condition is not None:
-        outcome = replace(outcome, aux={**outcome.aux, "condition": inverse.condition})
+    told = outcome.aux if inverse.condition is None else {**outcome.aux, "condition": inverse.condition}
+    outcome, singular = replace(outcome, inverse=None, aux=told), inverse.singular
     if singular is None or not bool(singular.any()):
         warn_ill_conditioned(inverse.condition, request.on_failure, outcome.layout.dtype)
         return inverse, outcome, None
