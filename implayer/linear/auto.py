@@ -32,10 +32,10 @@ class Auto(AbstractLinearSolver):
     Why not always matrix-free: a dense inverse can be differentiated again, knows its condition (so that a singular J
     is found in the forward call), works at any condition up to 1/eps, and serves many right-hand sides. Where J is
     known to be well conditioned (a contraction), `BiCGSTAB()` or `GMRES()` with `order=1` win from about 64 unknowns
-    on. One adjoint of y + tanh(W y) / 2, |W| = 0.9, one thread: 64 x 64: 5 and 8 ms against 8; 1024 x 64: 19 and 30
-    against 160; 64 x 256: 10 and 13 against 170; but 1 x 8: 3 and 4 against 0.7. That J is well conditioned cannot be
-    known before it is tried, so this is left to you. Why not Cholesky: a symmetric J saves a fifth of the
-    factorisation, a few per cent of the whole.
+    on. One adjoint of y + tanh(W y) / 2, |W| = 0.9, one thread: 64 x 64: 5 and 8 ms against 4 (8 where J takes vector
+    products); 1024 x 64: 18 and 34 against 111; 64 x 256: 11 and 14 against 123; but 1 x 8: 3 and 4 against 0.5. That J
+    is well conditioned cannot be known before it is tried, so this is left to you. Why not Cholesky: a symmetric J saves
+    a fifth of the factorisation, a few per cent of the whole.
 
     **Arguments**
 
