@@ -36,6 +36,8 @@ def solve_eager(request: Request, device: torch.device) -> Solution:
         solved = run(detached, request.solver, factored=factored)
         outcome, close = _polished(solved)
     sources = Sources.of(request, outcome, outcome.y) if own and outcome.y.numel() else None
+    if sources is None:  # chord steps want the inverse itself
+        outcome, close = replace(solved, factored=None), None
     polished = sources is not None and outcome.y is not solved.y
     if sources is not None and polished:
         norm = torch.linalg.vector_norm(sources.tape.root, dim=-1)

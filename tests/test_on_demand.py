@@ -109,11 +109,11 @@ def test_results_of_operations_in_a_closure_get_their_gradient(n):
     gx, gw = expected(w.detach(), x.detach(), c)
     y = root(w)(x)
     for found, right in zip(torch.autograd.grad((c * y).sum(), (x, w), retain_graph=True), (gx, gw), strict=True):
-        torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-13)
     w.grad = None  # where `torch.autograd.grad` has left it, too
     (c * y).sum().backward()
-    torch.testing.assert_close(w.grad, gw, rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(v.grad, 2 * gw, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(w.grad, gw, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(v.grad, 2 * gw, rtol=1e-12, atol=1e-13)
 
 
 def test_an_input_that_F_refers_to_as_well():
