@@ -16,7 +16,7 @@ from .implicit import Fence, Limit, attach
 from .linear.auto import Auto
 from .linear.base import AbstractDenseInverse, AbstractInverse
 from .linear.lu import LUInverse, well_conditioned
-from .linearise import Request, detach, linearise
+from .linearise import Request, advanced, curved, detach, linearise
 from .modes import forward_mode, plain, saving_is_hooked
 from .on_demand import OnDemand, Sources
 from .problem import Problem
@@ -62,7 +62,7 @@ def solve_eager(request: Request, device: torch.device) -> Solution:
     with plain(device):
         inverse, outcome, singular = linearise(request, detached, outcome, tape.operator(), close)
     if sources is None or singular is not None:
-        return _chords(request, outcome, _live(request, outcome, tape, sources), inverse, singular)
+        return _chords(request, detached, outcome, _live(request, outcome, tape, sources), inverse, singular)
     return _on_demand(request, outcome, sources, inverse, close is not None, polished)
 
 
@@ -111,8 +111,10 @@ def _on_demand(
             floor = _ROUNDING * torch.finfo(start.dtype).eps * torch.linalg.vector_norm(start, dim=-1)
             worth = bool((torch.linalg.vector_norm(step, dim=-1) > floor).any())
         if worth:
-            sources = sources.at(start - step)
+            before, sources = outcome.residual_norm, sources.at(start - step)
             outcome = replace(outcome, residual_norm=torch.linalg.vector_norm(sources.tape.r.detach(), dim=-1))
+            with plain(start.device):
+                close = close or curved(before, outcome.residual_norm, step, start) is not None
     y = OnDemand(request, sources, inverse, start, close).value(sources.point)
     return outcome.solution().replace(value=outcome.layout.unpack(y))
 
@@ -127,16 +129,28 @@ def _attached(request: Request, detached: Problem, outcome: Outcome, tape: Tape)
         tape = tape.moved(*stand_in(request.problem, outcome, bad))
     with plain(outcome.layout.device):
         inverse, outcome, singular = linearise(request, detached, outcome, tape.operator())
-    return _chords(request, outcome, tape, inverse, bad if singular is None else bad | singular)
+    return _chords(request, detached, outcome, tape, inverse, bad if singular is None else bad | singular)
 
 
-def _chords(request: Request, outcome: Outcome, tape: Tape, inverse: AbstractInverse, bad: Tensor | None) -> Solution:
+def _chords(
+    request: Request, detached: Problem, outcome: Outcome, tape: Tape, inverse: AbstractInverse, bad: Tensor | None
+) -> Solution:
     """The value attached by chord steps; `bad` samples keep what the solver found."""
-    layout, original = outcome.layout, outcome.y
+    layout, original, hold = outcome.layout, outcome.y, None
+    if bad is None:
+        with plain(layout.device):
+            again = advanced(request, inverse, tape.residual, tape.r.detach(), tape.y.detach())
+        if again is not None:
+            y, norm, hold = again
+            tape = tape.moved(tape.problem.x, y)
+            with plain(layout.device):
+                outcome = replace(outcome, y=y, residual_norm=norm)
+                inverse, outcome, bad = linearise(request, detached, outcome, tape.operator())
     failed = None if bad is None else _failed(outcome)
     steps = request.steps(inverse)
+    hold = hold if failed is None else failed if hold is None else failed | hold
     attachment = attach(
-        tape.residual, tape.y.detach(), inverse, steps, first=tape.r, hold=failed, judge=request.judge_linear
+        tape.residual, tape.y.detach(), inverse, steps, first=tape.r, hold=hold, judge=request.judge_linear
     )
     y = attachment.y
     if failed is not None and bad is not None:
@@ -145,7 +159,7 @@ def _chords(request: Request, outcome: Outcome, tape: Tape, inverse: AbstractInv
     if steps > 1 and attachment.polished:
         norm = torch.linalg.vector_norm(attachment.residual, dim=-1)
         outcome = replace(
-            outcome, residual_norm=norm if failed is None else torch.where(failed, outcome.residual_norm, norm)
+            outcome, residual_norm=norm if hold is None else torch.where(hold, outcome.residual_norm, norm)
         )
     return outcome.solution().replace(value=layout.unpack(y))
 

@@ -16,6 +16,7 @@ from .linear.base import AbstractDenseInverse, AbstractInverse, AbstractLinearSo
 from .operators import JacobianOperator
 from .problem import Problem, quasi_random
 from .solution import Solution, Status
+from .types import Vectors
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,41 @@ def linearise(
     return inverse, outcome, singular
 
 
+def curved(before: Tensor, after: Tensor, step: Tensor, y: Vectors) -> Tensor | None:
+    """The samples whose J at y is not good for chord steps, by the norms of F before and after one; None for none.
+
+    Chord steps are exact if J is as good as constant on the way to the root, which the first of them then reaches. At a
+    multiple root, or where the solver was told to stop early, it does not.
+    """
+    eps = torch.finfo(y.dtype).eps
+    left = after * torch.linalg.vector_norm(step, dim=-1)  # of the step to the root, times `before`
+    floor = before * _ROUNDING * eps * torch.linalg.vector_norm(y, dim=-1)
+    mask = ~(after <= eps**0.3 * before) & (left > floor)
+    return mask if bool(mask.any()) else None
+
+
+def advanced(
+    request: Request, inverse: AbstractInverse, residual: Callable[[Tensor], Tensor], r: Tensor, y: Vectors
+) -> tuple[Vectors, Tensor, Tensor] | None:
+    """For `curved` samples: the point after the chord step, the norm of F there, and their mask. None where there are none.
+
+    They are to be linearised there, and held.
+    """
+    if not isinstance(inverse, AbstractDenseInverse) or request.steps(inverse) < 2:
+        return None
+    if inverse.constant or inverse.trusted:
+        return None
+    step = inverse.apply(r)
+    before, moved = torch.linalg.vector_norm(r, dim=-1), y - step
+    after = torch.linalg.vector_norm(residual(moved), dim=-1)
+    mask = curved(before, after, step, y)
+    if mask is None:
+        return None
+    better = mask & (after <= before)
+    return torch.where(better.unsqueeze(-1), moved, y), torch.where(better, after, before), mask
+
+
+_ROUNDING = 2**10  # units of it that say nothing about J
 _WRONG = 0.1  # error of a probe beyond which an inverse is not stale, but that of something else
 
 

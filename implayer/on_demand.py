@@ -113,28 +113,35 @@ class OnDemand:
             return self._refined(g, u) if refinable else self._products(u)[1:]
 
     def _refined(self, g: Tensor, u: Tensor) -> list[Tensor | None]:
-        """The products once g - J' u is small; J is that at y, and the inverse that of a point close to it."""
+        """The products once g - J' u is small, or as small as the inverse can make it: that of a singular J leaves a part.
+
+        J is that at y, and the inverse that of a point close to it. A fresh one takes its place where it does not serve.
+        """
         assert isinstance(self.inverse, AbstractDenseInverse)
-        limit = torch.finfo(g.dtype).eps ** 0.75 * torch.linalg.vector_norm(g, dim=-1)
+        tolerance = torch.finfo(g.dtype).eps ** 0.75
+        limit = tolerance * torch.linalg.vector_norm(g, dim=-1)
         before = torch.full_like(limit, torch.inf)
-        for _ in range(_PRODUCTS if self.close else 2):
+        for _ in range(_PRODUCTS):
             back, *found = self._products(u)
             gap = g if back is None else g + back
             size = torch.linalg.vector_norm(gap, dim=-1)
             small = size <= limit
             if bool(small.all()):
                 return found
+            step = self.inverse.apply_transposed(gap)
+            small |= torch.linalg.vector_norm(step, dim=-1) <= tolerance * torch.linalg.vector_norm(u, dim=-1)
+            if bool(small.all()):
+                return found
             if not bool((small | (size <= _CONTRACTS * before)).all()):
                 break
-            u, before = u + self.inverse.apply_transposed(gap), size
-        if self.close:
-            self.inverse, self.start, self.close = self._fresh(), self.sources.point, False
-            singular = self.inverse.singular
-            if singular is None or not bool(singular.any()):
-                u = self.inverse.apply_transposed(g)
-            else:  # found so late only where J changes within the last step of the solver
-                u = self._solved(self.inverse, g)
-                u = torch.where(singular.unsqueeze(-1) & ~u.isnan(), 0, u)
+            u, before = u + step, size
+        self.inverse, self.start, self.close = self._fresh(), self.sources.point, False
+        singular = self.inverse.singular
+        if singular is None or not bool(singular.any()):
+            u = self.inverse.apply_transposed(g)
+        else:  # found so late only where J changes within the last step of the solver
+            u = self._solved(self.inverse, g)
+            u = torch.where(singular.unsqueeze(-1) & ~u.isnan(), 0, u)
         return self._products(u)[1:]
 
     def _products(self, u: Tensor) -> list[Tensor | None]:
@@ -147,8 +154,12 @@ class OnDemand:
         return LinearCall(inverse, self.request.judge_linear, transposed=True, last=True).solve(g)
 
     def _fresh(self) -> AbstractDenseInverse:
-        tape = self.sources.tape
-        return LU().freeze(JacobianOperator.from_tape(tape.r, tape.y, tape.problem.sign))
+        """The inverse of J at y."""
+        tape, solver = self.sources.tape, self.request.linear_solver
+        assert solver is not None
+        operator = JacobianOperator.from_tape(tape.r, tape.y, tape.problem.sign)
+        inverse = solver.freeze(operator)
+        return inverse if isinstance(inverse, AbstractDenseInverse) else LU().freeze(operator)
 
     def attached(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """y with derivatives up to the order of the adjoint."""
@@ -163,5 +174,7 @@ class OnDemand:
         steps = request.steps(inverse)
         with no_autocast(start.device):
             residual = equation(problem, tape.outcome.layout, tape.root.shape[1])
-            y = attach(residual, start, inverse, steps, judge=request.judge_linear).y
+            there = start is self.sources.point  # then y has its value already
+            hold = torch.ones(len(start), dtype=torch.bool, device=start.device) if there else None
+            y = attach(residual, start, inverse, steps, hold=hold, judge=request.judge_linear).y
         return (Fence.apply(y, y, Limit(steps, steps)),)

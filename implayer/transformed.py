@@ -13,7 +13,7 @@ from .failures import enforce
 from .forward import Outcome, judge, run, stand_in
 from .implicit import Below, Descent, Fence, Limit, attach
 from .linear.base import AbstractDenseInverse, AbstractInverse
-from .linearise import Request, detach, linearise
+from .linearise import Request, advanced, detach, linearise
 from .modes import plain, transform_counts, transforms
 from .operators import JacobianOperator
 from .problem import Layout, Problem
@@ -42,7 +42,7 @@ def solve_transformed(request: Request, device: torch.device) -> Solution:
     steps = _steps(request, settled.inverse, residual(settled.start))
     attachment = attach(
         residual, settled.start, settled.inverse, steps, judge=request.judge_linear, levels=tuple(settled.levels),
-        hold=settled.failed if settled.any_failed else None,
+        hold=settled.held if settled.any_held else None,
     )  # fmt: skip
     value = attachment.y
     if settled.any_failed:
@@ -204,6 +204,8 @@ class _Settled:
     levels: list[int]
     rows: int
     any_failed: bool
+    held: Tensor  # those whose value is not polished
+    any_held: bool
 
 
 def _settle_below(request: Request, lifted: _Lifted, solved: _Solved) -> _Settled:
@@ -226,14 +228,14 @@ def _settle_below(request: Request, lifted: _Lifted, solved: _Solved) -> _Settle
         descent, *lifted.tensors, solved.y, solved.outcome.status, solved.outcome.residual_norm, solved.outcome.steps,
         *solved.factors,
     )  # fmt: skip
-    status, norm, start, bad, failed, swapped, *rest = outputs
+    status, norm, start, bad, failed, swapped, held, *rest = outputs
     inverse = notes["inverse"]
     factors, x = rest[: notes["factors"]], rest[notes["factors"] :]
     if isinstance(inverse, AbstractDenseInverse):
         inverse = inverse.with_tensors(tuple(factors))
     return _Settled(
         status, norm, start, bad, failed, swapped, tuple(x), notes["places"], inverse, descent.levels, notes["rows"],
-        notes["any_failed"],
+        notes["any_failed"], held, notes["any_held"],
     )  # fmt: skip
 
 
@@ -251,17 +253,28 @@ def _settle(request: Request, problem: Problem, outcome: Outcome, notes: dict[st
         problem = replace(problem, x=x)
     rows = equation(problem, layout, layout.n)(y).shape[1] if y.numel() else layout.n
     inverse: AbstractInverse | None = None
+    again = None
     if y.numel() and not bool(bad.all()):
-        operator = JacobianOperator(equation(problem, layout, rows), y, sign=problem.sign)
+        residual = equation(problem, layout, rows)
+        operator = JacobianOperator(residual, y, sign=problem.sign)
         inverse, outcome, singular = linearise(request, problem, outcome, operator)
+        if singular is None:
+            again = advanced(request, inverse, residual, operator.value, y)
+        if again is not None:
+            y, norm, _ = again
+            outcome = replace(outcome, residual_norm=norm)
+            operator = JacobianOperator(residual, y, sign=problem.sign)
+            inverse, outcome, singular = linearise(request, problem, outcome, operator)
         bad = bad if singular is None else bad | singular
     failed = (outcome.status != Status.CONVERGED) & (outcome.status != Status.DEGENERATE)
     factors = inverse.tensors if isinstance(inverse, AbstractDenseInverse) else ()
     before, after = _tree.leaves(given), _tree.leaves(problem.x)
     places = tuple(k for k, leaf in enumerate(after) if leaf is not before[k])
     repaired = [after[k].reshape(layout.samples, *after[k].shape[len(layout.batch) :]) for k in places]
-    notes.update(inverse=inverse, factors=len(factors), rows=rows, any_failed=bool(failed.any()), places=places)
-    return outcome.status, outcome.residual_norm, y, bad, failed, swapped, *factors, *repaired
+    held, any_failed = failed if again is None else failed | again[2], bool(failed.any())
+    notes.update(inverse=inverse, factors=len(factors), rows=rows, places=places, any_failed=any_failed,
+                 any_held=any_failed or again is not None)  # fmt: skip
+    return outcome.status, outcome.residual_norm, y, bad, failed, swapped, held, *factors, *repaired
 
 
 def _repaired(x: Tree, settled: _Settled, layout: Layout) -> Tree:
