@@ -19,10 +19,11 @@ def slope(mode, layer, x):
         (g,) = torch.autograd.grad(y, live, ones, create_graph=mode == "create_graph")
         return y.detach(), g.detach()
     if mode == "vjp":
-        y, pull = torch.func.vjp(layer, x)
+        y, pull, *_ = torch.func.vjp(layer, x)
         return y, pull(ones)[0]
     if mode == "jvp":
-        return torch.func.jvp(layer, (x,), (ones,))
+        y, g, *_ = torch.func.jvp(layer, (x,), (ones,))
+        return y, g
     with forward_ad.dual_level():
         y, g = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, ones)))
         return y.clone(), g.clone()
