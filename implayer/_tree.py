@@ -18,6 +18,7 @@ from torch.utils._pytree import (
 from .types import Tree
 
 __all__ = [
+    "BARE",
     "TreeSpec",
     "differentiable",
     "flatten",
@@ -29,17 +30,17 @@ __all__ = [
     "unflatten",
 ]
 
-_BARE = tree_flatten(0)[1]  # the structure of a tree that is one leaf: so common that it takes a short way everywhere
+BARE = tree_flatten(0)[1]  # the structure of a tree that is one leaf: so common that it takes a short way everywhere
 
 
 def flatten(tree: Tree) -> tuple[list[Any], TreeSpec]:
     """The leaves and the structure."""
-    return ([tree], _BARE) if isinstance(tree, Tensor) else tree_flatten(tree)
+    return ([tree], BARE) if isinstance(tree, Tensor) else tree_flatten(tree)
 
 
 def unflatten(leaves: list[Any], spec: TreeSpec) -> Tree:
     """The tree with that structure."""
-    return leaves[0] if spec is _BARE else tree_unflatten(leaves, spec)
+    return leaves[0] if spec is BARE else tree_unflatten(leaves, spec)
 
 
 def leaves(tree: Tree) -> list[Any]:

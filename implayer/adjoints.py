@@ -1,12 +1,13 @@
 """How a layer is differentiated: implicitly (exact), or by a choice of approximations."""
 
 import abc
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from . import _tree
+from ._records import changed
 from .eager import solve_eager
 from .linear.auto import Auto
 from .linear.base import AbstractLinearSolver
@@ -54,7 +55,7 @@ class ImplicitAdjoint(AbstractAdjoint):
 
     def apply(self, request: Request) -> Solution:
         """Solve, freeze dF/dy at the solution, and attach chord steps."""
-        request = replace(request, linear_solver=self.linear_solver, order=self.order)
+        request = changed(request, linear_solver=self.linear_solver, order=self.order)
         solution = solve_truncated(request, _device(request))
         if solution is not None:
             return solution

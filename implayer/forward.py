@@ -1,13 +1,14 @@
 """Run a forward solver and judge its answer: whatever it was, the residual of what it returns is what counts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _tree
+from ._records import changed
 from .errors import DtypeError, ShapeError
 from .linear.base import default_tolerance
 from .operators import JacobianOperator
@@ -133,7 +134,7 @@ def judge(problem: Problem, outcome: Outcome, residual: Tensor | None = None) ->
     good = measure <= tolerance
     if bool(good.all()) and bool(torch.isfinite(outcome.y).all()):
         status = torch.zeros_like(measure, dtype=torch.long) if outcome.status is None else outcome.status.long()
-        return replace(outcome, status=status, residual_norm=measure, judged=True)
+        return changed(outcome, status=status, residual_norm=measure, judged=True)
     if not outcome.cut_short and not bool(good.all()):  # the rest costs evaluations of F
         scale = _scale(problem, outcome.layout, tall)
         good = measure <= tolerance + tolerance * scale
@@ -145,7 +146,7 @@ def judge(problem: Problem, outcome: Outcome, residual: Tensor | None = None) ->
     if outcome.status is not None:
         told = outcome.status.to(status.dtype)
         status = torch.where((told != Status.CONVERGED) & finite, told, status)
-    return replace(outcome, status=status, residual_norm=measure, judged=True)
+    return changed(outcome, status=status, residual_norm=measure, judged=True)
 
 
 def _stationarity(vectors: VectorProblem, y: Vectors) -> Samples:
@@ -182,7 +183,7 @@ def stand_in(problem: Problem, outcome: Outcome, bad: Tensor) -> tuple[Tree, Vec
         before = VectorProblem(problem, outcome.layout, outcome.y).residual(outcome.y)[~bad]
         for every in (False, True):
             x, y = _replaced(problem, outcome, bad, every)
-            r = VectorProblem(replace(problem, x=x), outcome.layout, y).residual(y)
+            r = VectorProblem(changed(problem, x=x), outcome.layout, y).residual(y)
             if bool(torch.isfinite(r).all()) and torch.allclose(r[~bad], before, rtol=1e-6, atol=1e-9):
                 break
         else:

@@ -108,11 +108,15 @@ class ImplicitLayer(torch.nn.Module):
     @_never_compiled  # Dynamo 2.13 fails inside a torch.func transform after a graph break
     def forward(self, x: Tree, y0: Tree = None) -> Tree:
         """y with F(x, y) = 0."""
-        return self.solve(x, y0).value
+        own = type(self).solve is not ImplicitLayer.solve  # a subclass may have more to do
+        return (self.solve(x, y0) if own else self._solved(x, y0, told=False)).value
 
     @_never_compiled
     def solve(self, x: Tree, y0: Tree = None) -> Solution:
         """The same value and gradient, with the story of every sample: status, residual norm, steps."""
+        return self._solved(x, y0, told=True)
+
+    def _solved(self, x: Tree, y0: Tree, *, told: bool) -> Solution:
         if get_proxy_mode() is not None:
             raise ImplayerError(
                 "an implicit layer cannot be traced (`torch.func.linearize`, `make_fx`, `torch.export`): its solver branches "
@@ -133,6 +137,7 @@ class ImplicitLayer(torch.nn.Module):
             _Described(self.forward_solver, x, y0),
             tuple(p for _, p in parameters if p.requires_grad),
             (lambda operator: None) if y0 is not None and not transforms() else self._probe,
+            told=told,
         )
         with no_autocast(device):
             solution = self._run(request, device)

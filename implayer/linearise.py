@@ -1,17 +1,19 @@
 """Freeze dF/dy at a solution: the step between a forward solve and its derivative."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _tree
+from ._records import changed
 from .causes import warn
 from .errors import AdjointError, SingularJacobianError, SolveWarning
 from .failures import OnFailure, enforce, warn_ill_conditioned
 from .forward import Outcome
+from .linear.auto import Auto
 from .linear.base import AbstractDenseInverse, AbstractInverse, AbstractLinearSolver, LinearReport
 from .operators import JacobianOperator
 from .problem import Problem, quasi_random
@@ -26,6 +28,7 @@ class Request:
     - `linear_solver`, `order`: those of the adjoint; `order=None` is 2 for a dense inverse and 1 for a matrix-free one.
     - `trainable`: the parameters of the layer that require grad.
     - `who`: its `str` names the solver in messages.
+    - `told`: whether the caller sees `Solution.aux`, numbers in which cost time.
     - `probe`: called with the Jacobian operator; refuses an F that mixes samples, once per shape.
     """
 
@@ -37,6 +40,7 @@ class Request:
     probe: Callable[[JacobianOperator], None]
     linear_solver: AbstractLinearSolver | None = None
     order: int | None = None
+    told: bool = True
 
     def steps(self, inverse: AbstractInverse) -> int:
         """Number of chord steps that the order asks for."""
@@ -67,7 +71,7 @@ class Request:
 def detach(problem: Problem) -> Problem:
     """The problem without the graphs of x and y0."""
     off = torch.Tensor.detach
-    return replace(problem, x=_tree.map_tensors(off, problem.x), y0=_tree.map_tensors(off, problem.y0))
+    return changed(problem, x=_tree.map_tensors(off, problem.x), y0=_tree.map_tensors(off, problem.y0))
 
 
 def linearise(
@@ -85,10 +89,12 @@ def linearise(
     assert request.linear_solver is not None
     request.probe(operator)
     inverse = _reusable(outcome.inverse, operator) if close is None else close
-    if inverse is None:
+    if inverse is None and isinstance(request.linear_solver, Auto) and not request.told:
+        inverse = request.linear_solver.freeze_untold(operator)
+    elif inverse is None:
         inverse = request.linear_solver.freeze(operator)
     told = outcome.aux if inverse.condition is None else {**outcome.aux, "condition": inverse.condition}
-    outcome, singular = replace(outcome, inverse=None, aux=told), inverse.singular
+    outcome, singular = changed(outcome, inverse=None, aux=told), inverse.singular
     if singular is None or not bool(singular.any()):
         warn_ill_conditioned(inverse.condition, request.on_failure, outcome.layout.dtype)
         return inverse, outcome, None
@@ -96,7 +102,7 @@ def linearise(
     newly = singular & ((outcome.status == Status.CONVERGED) | (outcome.status == Status.DEGENERATE))
     if bool(newly.any()):
         status = torch.where(newly, torch.full_like(outcome.status, Status.SINGULAR), outcome.status)
-        outcome = replace(outcome, status=status)
+        outcome = changed(outcome, status=status)
         enforce(outcome.solution(), request.on_failure, request.who, problem)
     return inverse, outcome, singular
 

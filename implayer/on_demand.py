@@ -7,12 +7,13 @@ that of the chord steps (`attach`), taped only then.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import _tree
+from ._records import changed
 from .forward import Outcome
 from .implicit import Demand, Fence, Limit, LinearCall, Postponed, attach
 from .linear.base import AbstractDenseInverse, AbstractInverse
@@ -46,14 +47,14 @@ class Sources:
         copies = [tensor.detach().requires_grad_() for tensor in tensors]
         x = _filled(leaves, spec, copies)
         begin = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
-        tape = Tape(replace(request.problem, x=x), outcome, y, shared=True)
+        tape = Tape(changed(request.problem, x=x), outcome, y, shared=True)
         end = torch.autograd._get_sequence_nr()  # type: ignore[attr-defined]
         live = _leaves_behind(tape.r, [tape.y, *copies], range(begin, end))
         return None if live is None else Sources(tape, copies, tensors, live, y)
 
     def at(self, y: Vectors) -> "Sources":
         """The same at another point."""
-        return replace(self, tape=self.tape.moved(self.tape.problem.x, y), point=y)
+        return changed(self, tape=self.tape.moved(self.tape.problem.x, y), point=y)
 
 
 def _filled(leaves: list[object], spec: _tree.TreeSpec, tensors: Iterable[Tensor]) -> Tree:
@@ -165,7 +166,7 @@ class OnDemand:
         """y with derivatives up to the order of the adjoint."""
         request, tape, start = self.request, self.sources.tape, self.start
         leaves, spec = _tree.flatten(request.problem.x)
-        problem = replace(request.problem, x=_filled(leaves, spec, tensors))
+        problem = changed(request.problem, x=_filled(leaves, spec, tensors))
         inverse = self.inverse
         if self.close:
             start = self.sources.point

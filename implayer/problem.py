@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -30,9 +30,7 @@ class Layout:
     def of(tree: Tree, event_ndim: int, name: str = "y0") -> "Layout":
         """Read the layout off a nest of unknowns; raises where its leaves do not agree."""
         if isinstance(tree, Tensor) and tree.ndim >= event_ndim and _tree.differentiable(tree):
-            cut = tree.ndim - event_ndim
-            shape = tuple(tree.shape)
-            return Layout(_tree.flatten(tree)[1], (None,), (shape[cut:],), shape[:cut], tree.dtype, tree.device)
+            return _layout_of_tensor(tuple(tree.shape), event_ndim, tree.dtype, tree.device)
         leaves, spec = _tree.flatten(tree)
         first = next((leaf for leaf in leaves if _tree.differentiable(leaf)), None)
         if first is None:
@@ -91,6 +89,12 @@ class Layout:
     def with_batch(self, batch: Sequence[int]) -> "Layout":
         """The same nest with other batch axes."""
         return replace(self, batch=tuple(batch))
+
+
+@lru_cache(maxsize=64)
+def _layout_of_tensor(shape: tuple[int, ...], event_ndim: int, dtype: torch.dtype, device: torch.device) -> Layout:
+    cut = len(shape) - event_ndim
+    return Layout(_tree.BARE, (None,), (shape[cut:],), shape[:cut], dtype, device)
 
 
 def _check_leaf(label: str, leaf: Tensor, first: Tensor, batch: tuple[int, ...], event_ndim: int) -> None:

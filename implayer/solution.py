@@ -1,12 +1,13 @@
 """What came back from a solve: the value and, per sample, its story."""
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._records import changed
 from ._tree import register_pytree_node
 from .types import Tree
 
@@ -97,7 +98,7 @@ class Solution:
 
     def replace(self, **changes: Any) -> "Solution":
         """A copy with some fields changed."""
-        return replace(self, **changes)
+        return changed(self, **changes)
 
 
 register_pytree_node(

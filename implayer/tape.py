@@ -1,7 +1,6 @@
 """F at a point on the tape of autograd: one evaluation serves J and the derivative of all that F uses."""
 
-from dataclasses import replace
-
+from ._records import changed
 from .forward import Outcome
 from .linearise import detach
 from .operators import JacobianOperator
@@ -25,7 +24,7 @@ class Tape:
 
     def moved(self, x: Tree, y: Vectors) -> "Tape":
         """The same with other x and y."""
-        return Tape(replace(self.problem, x=x), self.outcome, y, self.shared)
+        return Tape(changed(self.problem, x=x), self.outcome, y, self.shared)
 
     def operator(self) -> JacobianOperator:
         """dF/dy at the point."""

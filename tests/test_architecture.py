@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "types": 0,
     "_tree": 0,
+    "_records": 0,
     "errors": 0,
     "_capture": 0,
     "modes": 0,

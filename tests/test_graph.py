@@ -104,3 +104,56 @@ def test_a_kind_of_graph_is_compared_once(monkeypatch):
     assert list(graph._trusted.values()) == [False]
     monkeypatch.setattr(graph, "_propagated", made)
     assert graph.jacobian_of_graph(DENSE["root"](y), y)[0] is None
+
+
+def test_a_plan_serves_only_graphs_that_meet_y_in_the_same_places():
+    """One after the other two F whose graphs have the same names; the second meets y also beside the way of the first."""
+    leaf = _random(SAMPLES, N).requires_grad_()
+    other = _random(SAMPLES, N).requires_grad_()
+
+    def F(y, beside):
+        return y * y + torch.tanh(beside @ W)
+
+    for beside in (other, leaf, other, leaf):
+        r = F(leaf, beside)
+        found, _ = graph.jacobian_of_graph(r, leaf)
+        assert found is not None
+        products = JacobianOperator.from_tape(r, leaf)._by_products()
+        torch.testing.assert_close(found, products, rtol=1e-13, atol=1e-14)
+
+
+def test_a_plan_is_made_once_and_taken_again(monkeypatch):
+    y = _random(SAMPLES, N).requires_grad_()
+    graph.jacobian_of_graph(torch.sinh(y @ W) - X, y)
+    monkeypatch.setattr(graph, "_planned", lambda r, y: pytest.fail("the plan was known"))
+    z = _random(3, N).requires_grad_()
+    assert graph.jacobian_of_graph(torch.sinh(z @ V[:N]) - X[:3], z)[0] is not None
+
+
+def test_summands_have_the_cotangent_of_the_sum():
+    y = _random(SAMPLES, N).requires_grad_()
+    for r in (
+        y.sin() + X,
+        X + y.sin(),
+        y.sin() - X,
+        X - y.sin(),
+        torch.add(y, y.sin(), alpha=3),
+        torch.sub(y, y, alpha=2),
+    ):
+        found, _ = graph.jacobian_of_graph(r, y)
+        assert found is not None
+        torch.testing.assert_close(found, JacobianOperator.from_tape(r, y)._by_products(), rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", sorted(DENSE))
+def test_in_a_backward_pass_j_is_right_or_left_to_vector_products(name):
+    """There torch calls nodes that do not belong to the pass in vain: what they leave out must not be taken for zero."""
+    y = _random(SAMPLES, N).requires_grad_()
+    r = DENSE[name](y)
+    operator = JacobianOperator.from_tape(r, y)
+    expected, found = operator.materialise(), []
+    z = torch.ones((), requires_grad=True)
+    doubled = 2 * z
+    doubled.register_hook(lambda g: found.append(operator.materialise()))
+    torch.autograd.grad(doubled.sin(), z)  # unlike `backward()`, it needs the nodes on the way to z alone
+    torch.testing.assert_close(found[0], expected, rtol=1e-13, atol=1e-14)

@@ -386,3 +386,41 @@ def test_a_solver_may_hand_over_a_pseudo_inverse():
     y = implayer.ImplicitLayer(F, solver)(x)
     y.square().sum().backward()
     torch.testing.assert_close(x.grad, x.detach(), atol=1e-12, rtol=1e-12)
+
+
+# -------------------------------------------------------------------------------------- what a call tells, and what not
+def test_only_solve_tells_the_condition_and_both_find_what_is_wrong():
+    layer = implayer.ImplicitLayer(
+        lambda x, y: y @ x[0] - 1.0, implayer.Newton(), initial=lambda x: torch.zeros(1, 3).double()
+    )
+    good = torch.eye(3, dtype=torch.float64).unsqueeze(0).requires_grad_()
+    aux = layer.solve(good).aux
+    assert aux is not None and aux["condition"].shape == (1,)
+    close(layer(good), layer.solve(good).value)
+    bad = torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)).unsqueeze(0).requires_grad_()
+    near = torch.tensor(
+        [[[1.0, 1.0, 0.0], [1.0, 1.0 + 1e-13, 0.0], [0.0, 0.0, 1.0]]], dtype=torch.float64, requires_grad=True
+    )
+    solved = implayer.ImplicitLayer(lambda x, y: y @ x[0], lambda problem: torch.zeros(1, 3).double())
+    for call in (solved, solved.solve):
+        with pytest.raises(implayer.SingularJacobianError):
+            call(bad)
+        with pytest.warns(implayer.IllConditionedWarning):
+            call(near)
+
+
+def test_a_subclass_with_its_own_solve_is_asked():
+    class Twice(implayer.ImplicitLayer):
+        def solve(self, x, y0=None):
+            found = super().solve(x, y0)
+            return found.replace(value=2 * found.value)
+
+    layer = Twice(cubic, implayer.Newton(), initial=torch.zeros_like)
+    close(layer(torch.tensor([[2.0], [10.0]])), torch.tensor([[2.0], [4.0]]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_solution_is_copied_with_fields_that_it_has():
+    solution = implayer.Solution(1)
+    assert solution.replace(value=2).value == 2 and solution.value == 1
+    with pytest.raises(TypeError, match="a Solution has no field values"):
+        solution.replace(values=3)

@@ -1,6 +1,7 @@
 """Eager derivatives are made when they are asked for: the same as by chord steps, with nothing run twice and nothing kept."""
 
 import contextlib
+import dataclasses
 import gc
 import weakref
 
@@ -216,7 +217,7 @@ def _unpolished(outcome):
     if factored is None:
         return outcome, None
     close = eager.well_conditioned(factored.lu, factored.pivots, factored.matrix)
-    return eager.replace(outcome, y=factored.y.clone(), factored=None), close
+    return dataclasses.replace(outcome, y=factored.y.clone(), factored=None), close
 
 
 def test_one_sample_of_nan_leaves_the_gradients_of_the_others():
@@ -278,7 +279,7 @@ def test_a_jacobian_that_turns_out_singular_in_the_backward_pass(monkeypatch, po
 
     def singular(self):
         inverse = fresh(self)
-        return eager.replace(inverse, singular=torch.arange(len(inverse.matrix)) == 1)
+        return dataclasses.replace(inverse, singular=torch.arange(len(inverse.matrix)) == 1)
 
     monkeypatch.setattr(eager, "well_conditioned", spoiled)
     monkeypatch.setattr(eager, "_polished", _unpolished)

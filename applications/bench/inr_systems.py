@@ -39,7 +39,7 @@ class Asked:
     - `authors`: everything as the authors have it: five power iterations, states in full precision.
     - `chunk`: of ours; None is what it chooses by itself.
     - `marks`: the steps after which quality is measured, the last of which ends the run.
-    - `official`: a checkout of the authors' programs.
+    - `official`: a checkout of the authors' programs; ours begins with the weights of theirs then.
     - `quality`: whether PSNR is wanted at the marks.
     - `huge_pages`: whether torch asks the kernel for huge pages for large arrays, as `THP_MEM_ALLOC_ENABLE=1` makes it do.
     """
@@ -140,6 +140,8 @@ class _Ours:
         )  # fmt: skip
         self.task = PictureTask(config, self.picture, torch.device("cpu"))
         self.model, self.step = self.task.model, self.task.step
+        if asked.official is not None:
+            _begin_with(self.model, _Authors(asked, size).model)
 
     def quality(self) -> float:
         target = self.picture.pixels
@@ -212,6 +214,31 @@ class _Authors(_Reference):
 
     def output(self) -> Tensor:
         return self.model(self.x, torch.zeros(1, self.width))["output"]
+
+
+def _begin_with(ours: nn.Module, theirs: nn.Module) -> None:
+    """Copy the weights of the authors' network of one layer into ours, so that both take the same steps up to rounding."""
+    theirs_of = {
+        "map.hidden.0.bias": "implicit_layer.f.layers.0.z_map.bias",
+        "map.hidden.0.parametrizations.weight.original": "implicit_layer.f.layers.0.z_map.weight_orig",
+        "map.hidden.0.parametrizations.weight.0.u": "implicit_layer.f.layers.0.z_map.weight_u",
+        "map.hidden.0.parametrizations.weight.0.v": "implicit_layer.f.layers.0.z_map.weight_v",
+        "readout.weight": "output_map.weight",
+        "readout.bias": "output_map.bias",
+    }
+    for place, injection in enumerate(("init_filter", "layers.0.filter")):
+        for name, other in (
+            ("frequency", "x_map.weight"),
+            ("phase", "x_map.bias"),
+            ("centre", "mu"),
+            ("sharpness", "gamma"),
+        ):
+            theirs_of[f"map.injections.{place}.{name}"] = f"implicit_layer.f.{injection}.{other}"
+    given = theirs.state_dict()
+    with torch.no_grad():
+        for name, tensor in ours.state_dict().items():
+            value = given[theirs_of[name]]
+            tensor.copy_(value.mT if name.endswith(("frequency", "centre")) else value)
 
 
 def _authors_modules(folder: str | None) -> Any:

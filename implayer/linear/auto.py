@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from ..operators import AbstractOperator
+from ..operators import AbstractOperator, MatrixOperator
 from .base import AbstractInverse, AbstractLinearSolver
 from .bicgstab import BiCGSTAB
 from .diagonal import Diagonal, probe_diagonal
 from .gmres import GMRES
 from .lsmr import LSMR
-from .lu import LU
+from .lu import LU, SMALL, far_from_singular
 from .pseudo_inverse import PseudoInverse
 
 _PROBE_FROM = 32  # unknowns from which one product is cheap beside the n that a dense J costs
@@ -61,6 +61,14 @@ class Auto(AbstractLinearSolver):
     def freeze(self, operator: AbstractOperator) -> AbstractInverse:
         """Choose and freeze."""
         return self.choose(operator).freeze(operator)
+
+    def freeze_untold(self, operator: AbstractOperator) -> AbstractInverse:
+        """The same, where the condition of a small J need not be known, as long as it is far from singular."""
+        solver = self.choose(operator)
+        if not isinstance(solver, LU) or operator.columns > SMALL:
+            return solver.freeze(operator)
+        matrix = operator.materialise()
+        return far_from_singular(matrix) or solver.freeze(MatrixOperator(matrix))
 
     def choose(self, operator: AbstractOperator) -> AbstractLinearSolver:
         """The solver for this operator; costs one to three products where a diagonal J is looked for."""

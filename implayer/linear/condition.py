@@ -24,8 +24,8 @@ def scales(matrix: Tensor) -> tuple[Tensor, Tensor]:
         return torch.cat([row for row, _ in parts]), torch.cat([column for _, column in parts])
     absolute = matrix.abs()
     row = absolute.sum(-1)
-    safe = row.clamp(min=torch.finfo(row.dtype).tiny)
-    return row, _weighted(1 / safe, absolute)
+    over = row.clamp(min=torch.finfo(row.dtype).tiny).reciprocal_()
+    return row, _weighted(over, absolute)
 
 
 def inverse_norm(solve: Solve, rsolve: Solve, factors: Sequence[Tensor], row: Tensor, column: Tensor) -> Tensor:

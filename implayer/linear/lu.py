@@ -11,6 +11,8 @@ from .condition import inverse_norm, is_singular, scales, singular_from
 from .dense import AbstractMatrixInverse, harmless, materialised, require_square
 
 _BADLY_SCALED = 2.0**16  # a ratio of row norms from which partial pivoting may choose a bad row
+SMALL = 16  # unknowns up to which the condition costs more than the factor
+_START = torch.stack([torch.cos(1.7 * torch.arange(SMALL)), torch.cos(1.0 + 2.3 * torch.arange(SMALL))], -1).double()
 _TRIANGULAR_FROM = 16  # below, a factorisation is as cheap as a look at the corners
 
 
@@ -21,7 +23,7 @@ class LUInverse(AbstractMatrixInverse):
     lu: Tensor
     pivots: Tensor
     matrix: Tensor
-    singular: Tensor
+    singular: Tensor | None
     condition: Tensor | None = None
     row: Tensor | None = None
     column: Tensor | None = None
@@ -81,9 +83,8 @@ class LU(AbstractLinearSolver):
         if _balanced(*scale):
             lu, pivots, _ = _factorise(matrix)
             condition = inverse_norm(_solve, _rsolve, (lu, pivots), *scale)
-            if (
-                float(condition.amax()) * singular_from(condition.dtype, operator.columns) <= 1
-            ):  # False for NaN and infinity
+            worst = float(condition.amax())
+            if worst * singular_from(condition.dtype, operator.columns) <= 1:  # False for NaN and infinity
                 return _regular(lu, pivots, matrix, condition)
         return self._guarded(matrix, scale)
 
@@ -114,6 +115,27 @@ def well_conditioned(lu: Tensor, pivots: Tensor, matrix: Tensor) -> LUInverse | 
     condition = inverse_norm(_solve, _rsolve, (lu, pivots), *scale)
     worst = float(condition.amax())
     return _regular(lu, pivots, matrix, condition) if worst < torch.finfo(matrix.dtype).eps ** -0.25 else None
+
+
+def far_from_singular(matrix: Tensor) -> LUInverse | None:
+    """The inverse of small matrices without their condition, where a glance at two products with J^-1 finds it small.
+
+    That is, n^2 max|J| max|J^-1 v| <= eps^(-1/4) over all samples for two v without pattern. None for all others.
+    """
+    samples, n, _ = matrix.shape
+    if not matrix.numel() or matrix.dtype not in (torch.float32, torch.float64):
+        return None
+    lu, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+    start = _START[:n].to(matrix).expand(samples, n, 2)
+    product = _extent(matrix) * _extent(torch.linalg.lu_solve(lu, pivots, start))
+    if not n * n * product <= torch.finfo(matrix.dtype).eps ** -0.25:  # so for NaN, too
+        return None
+    return LUInverse(lu, pivots, matrix, None)
+
+
+def _extent(tensor: Tensor) -> float:
+    low, high = torch.aminmax(tensor)
+    return max(-float(low), float(high))
 
 
 def _regular(lu: Tensor, pivots: Tensor, matrix: Tensor, condition: Tensor) -> LUInverse:

@@ -40,31 +40,35 @@ def small_newton(problem: VectorProblem, rtol: float, atol: float, max_steps: in
     suffice. None where F is not square, or refuses the larger batch of differences.
     """
     y, differences = problem.y0, None
-    tape = JacobianOperator(problem.residual, y)
+    tape: JacobianOperator | None = JacobianOperator(problem.residual, y)
     r = tape.value
     if r.shape != y.shape:
         return None
-    norm = torch.linalg.vector_norm(r, dim=-1)
-    now = norm.cpu().numpy()
-    target, rate = now * rtol + atol, np.full_like(now, np.nan)
+    now = torch.linalg.vector_norm(r, dim=-1).cpu().numpy()
+    samples, target, rate = len(now), now * rtol + atol, now * np.nan
     sure = _EASY * target
-    steps, left = np.zeros(len(now), dtype=np.int64), ~np.isfinite(now)
+    steps, left = np.zeros(samples, dtype=np.int64), ~np.isfinite(now)
+    norm = torch.from_numpy(now).to(y.device)
     lu = pivots = matrix = None
     for _ in range(max_steps):
         going = (now > target) & ~left
-        complete = going.all()
-        if not complete and not going.any():
+        count = np.count_nonzero(going)
+        if not count:
             break
+        complete = count == samples
         easy = now * rate <= sure  # not so where the rate is NaN
-        if lu is None or not (easy if complete else easy | ~going).all():
-            new = tape.formula() if differences is None else None
+        fresh = lu is None or np.count_nonzero(easy & going) < count
+        if fresh:
+            if differences is None and tape is None:
+                tape = JacobianOperator(problem.residual, y)
+            new = tape.formula() if tape is not None else None
             if new is None:
                 differences = Differences(problem) if differences is None else differences
                 new = differences.jacobian(y, r)
             if new is None:
                 return None
             first, second, _ = torch.linalg.lu_factor_ex(new)
-            if lu is not None and pivots is not None and matrix is not None and easy.any():
+            if lu is not None and pivots is not None and matrix is not None and np.count_nonzero(easy):
                 keep = torch.from_numpy(easy).to(y.device).unsqueeze(-1)
                 column = keep.unsqueeze(-1)
                 first, second = torch.where(column, lu, first), torch.where(keep, pivots, second)
@@ -74,20 +78,20 @@ def small_newton(problem: VectorProblem, rtol: float, atol: float, max_steps: in
         trial = y - torch.linalg.lu_solve(lu, pivots, r.unsqueeze(-1)).squeeze(-1)
         if not complete:
             trial = torch.where(torch.from_numpy(going).to(y.device).unsqueeze(-1), trial, y)
-        if differences is None:
+        if fresh and differences is None:
             tape = JacobianOperator(problem.residual, trial)
             r = tape.value
-        else:
-            r = problem.residual(trial)
+        else:  # no new J is to be expected there
+            tape, r = None, problem.residual(trial)
         norm = torch.linalg.vector_norm(r, dim=-1)
         found = norm.cpu().numpy()
         rate = found / now if complete else np.divide(found, now, out=rate.copy(), where=going)
         served = rate <= serves
-        if not served.all():
+        if np.count_nonzero(served) < samples:
             left |= going & ~served
         steps, y, now = steps + going, trial, found
     left |= ~(now <= target)
-    missing = torch.from_numpy(left).to(y.device) if left.any() else None
+    missing = torch.from_numpy(left).to(y.device) if np.count_nonzero(left) else None
     factored = None
     if lu is not None and pivots is not None and matrix is not None and missing is None:
         factored = Factored(lu, pivots, matrix, y, r)

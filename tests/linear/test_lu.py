@@ -1,8 +1,10 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implayer.linear import LU
+from implayer.linear import LU, Auto
+from implayer.linear.lu import SMALL, far_from_singular
 from implayer.operators import MatrixOperator
 from implayer.solution import Status
 
@@ -93,3 +95,35 @@ def test_alone_and_in_a_batch_bit_for_bit():
         assert torch.allclose(whole.rsolve(b)[0][k], alone.rsolve(b[k : k + 1])[0][0], rtol=1e-12, atol=0.0)
         assert alone.condition is not None
         assert torch.allclose(whole.condition[k], alone.condition[0], rtol=1e-10)
+
+
+@given(seed=st.integers(0, 2**16), n=st.integers(1, SMALL), exponent=st.floats(0, 16), samples=st.integers(1, 5))
+def test_what_a_glance_finds_far_from_singular_is(seed, n, exponent, samples):
+    """A matrix of condition 10^exponent, in any scale, among good ones: the glance lets pass none whose condition is large."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(samples, n, n, dtype=torch.float64, generator=generator)
+    u, _, v = torch.linalg.svd(matrix[0])
+    matrix[0] = u @ torch.diag(torch.logspace(0, -exponent, n, dtype=torch.float64)) @ v
+    matrix = matrix * 10.0 ** float(torch.randint(-12, 12, (), generator=generator))
+    found = far_from_singular(matrix)
+    if found is None:
+        return
+    assert torch.linalg.cond(matrix).max() < 1e9
+    b = torch.randn(samples, n, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(found.apply(b), torch.linalg.solve(matrix, b.unsqueeze(-1)).squeeze(-1))
+    full = LU().freeze(MatrixOperator(matrix))
+    assert found.singular is None and found.condition is None and full.singular is not None and not full.singular.any()
+
+
+@given(seed=seeds, n=st.integers(1, SMALL), samples=st.integers(1, 5))
+def test_a_glance_lets_good_matrices_pass(seed, n, samples):
+    assert far_from_singular(near_identity(seed, samples, n)) is not None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_a_glance_lets_no_bad_matrix_pass(value):
+    matrix = torch.eye(3, dtype=torch.float64).repeat(4, 1, 1)
+    matrix[2, 1, 1] = value
+    assert far_from_singular(matrix) is None
+    inverse = Auto().freeze_untold(MatrixOperator(matrix))
+    assert inverse.singular is not None and inverse.singular.tolist() == [False, False, True, False]
