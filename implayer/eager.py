@@ -143,9 +143,9 @@ def _chords(
 ) -> Solution:
     """The value attached by chord steps; `bad` samples keep what the solver found."""
     layout, original, hold = outcome.layout, outcome.y, None
-    if bad is None:
+    if bad is None and request.steps(inverse) > 1:
         with plain(layout.device):
-            again = advanced(request, inverse, tape.residual, tape.r.detach(), tape.y.detach())
+            again = advanced(inverse, tape.residual, tape.r.detach(), tape.y.detach())
         if again is not None:
             y, norm, hold = again
             tape = tape.moved(tape.problem.x, y)

@@ -116,20 +116,18 @@ def curved(before: Tensor, after: Tensor, step: Tensor, y: Vectors) -> Tensor | 
     eps = torch.finfo(y.dtype).eps
     left = after * torch.linalg.vector_norm(step, dim=-1)  # of the step to the root, times `before`
     floor = before * _ROUNDING * eps * torch.linalg.vector_norm(y, dim=-1)
-    mask = ~(after <= eps**0.3 * before) & (left > floor)
+    mask = ~(after <= eps**0.4 * before) & (left > floor)
     return mask if bool(mask.any()) else None
 
 
 def advanced(
-    request: Request, inverse: AbstractInverse, residual: Callable[[Tensor], Tensor], r: Tensor, y: Vectors
+    inverse: AbstractInverse, residual: Callable[[Tensor], Tensor], r: Tensor, y: Vectors
 ) -> tuple[Vectors, Tensor, Tensor] | None:
     """For `curved` samples: the point after the chord step, the norm of F there, and their mask. None where there are none.
 
-    They are to be linearised there, and held.
+    They are to be linearised there, and held, before two chord steps or more.
     """
-    if not isinstance(inverse, AbstractDenseInverse) or request.steps(inverse) < 2:
-        return None
-    if inverse.constant or inverse.trusted:
+    if not isinstance(inverse, AbstractDenseInverse) or inverse.constant or inverse.trusted:
         return None
     step = inverse.apply(r)
     before, moved = torch.linalg.vector_norm(r, dim=-1), y - step

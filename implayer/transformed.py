@@ -259,7 +259,7 @@ def _settle(request: Request, problem: Problem, outcome: Outcome, notes: dict[st
         operator = JacobianOperator(residual, y, sign=problem.sign)
         inverse, outcome, singular = linearise(request, problem, outcome, operator)
         if singular is None:
-            again = advanced(request, inverse, residual, operator.value, y)
+            again = advanced(inverse, residual, operator.value, y)
         if again is not None:
             y, norm, _ = again
             outcome = replace(outcome, residual_norm=norm)

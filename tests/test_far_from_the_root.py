@@ -7,7 +7,11 @@ from torch.autograd import forward_ad
 import implayer
 
 MODES = ("backward", "create_graph", "vjp", "jvp", "dual")
-ADJOINTS = {"auto": implayer.ImplicitAdjoint(), "lu": implayer.ImplicitAdjoint(linear_solver=implayer.LU())}
+ADJOINTS = {
+    "auto": implayer.ImplicitAdjoint(),
+    "lu": implayer.ImplicitAdjoint(linear_solver=implayer.LU()),
+    "first order": implayer.ImplicitAdjoint(order=1),
+}
 
 
 def slope(mode, layer, x):
@@ -74,3 +78,17 @@ def test_samples_near_their_root_are_polished_whatever_the_others_do(mode):
     y, g = slope(mode, layer, torch.tensor([[0.0], [2.0]], dtype=torch.float64))
     assert abs(y[1].item() - 2**0.5) < 1e-15
     assert abs(g[1].item() - 8**-0.5) < 1e-15
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_torch_func_inside_of_eager_autograd(order):
+    """A closure that requires grad costs one more chord step under torch.func, whose J has to be right, too."""
+    w = 0.3 * torch.eye(3, dtype=torch.float64).requires_grad_()
+    layer = implayer.ImplicitLayer(
+        lambda x, y: torch.tanh(y @ w + x) - y, implayer.Newton(rtol=1e-2, atol=0.0), initial=torch.zeros_like,
+        adjoint=implayer.ImplicitAdjoint(order=order),
+    )  # fmt: skip
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3)
+    y, g = slope("vjp", layer, x)
+    bend = 1 - torch.tanh(y @ w + x).detach() ** 2
+    torch.testing.assert_close(g.detach(), bend / (1 - 0.3 * bend), rtol=1e-10, atol=1e-11)
