@@ -131,6 +131,9 @@ def _attached(request: Request, detached: Problem, outcome: Outcome, tape: Tape)
     if bool(bad.any()):
         if bool(bad.all()):
             y = outcome.y + _nothing(request)
+            if request.on_failure == "nan":
+                y, order = _tied(request, outcome, y), request.order or 2
+                y = Fence.apply(y, y, Limit(order, order, bad))
             return outcome.solution().replace(value=outcome.layout.unpack(y))
         tape = tape.moved(*stand_in(request.problem, outcome, bad))
     with plain(outcome.layout.device):
@@ -159,7 +162,11 @@ def _chords(
         tape.residual, tape.y.detach(), inverse, steps, first=tape.r, hold=hold, judge=request.judge_linear
     )
     y = attachment.y
-    if failed is not None and bad is not None:
+    if failed is not None and bad is not None and request.on_failure == "nan":
+        unknown = outcome.status == Status.NONFINITE  # evaluated at a stand-in for their x
+        if bool(unknown.any()):
+            y = torch.where(unknown.unsqueeze(-1), _tied(request, outcome, original), y)
+    elif failed is not None and bad is not None:
         y = torch.where(bad.unsqueeze(-1), original, y)
     y = Fence.apply(y, y, Limit(steps, steps, failed if request.on_failure == "nan" else None))
     if steps > 1 and attachment.polished:
@@ -174,6 +181,16 @@ def _nothing(request: Request) -> Tensor:
     """Zero, with a zero derivative for all that the layer is given: nothing else can be said where every sample failed."""
     leaves = [leaf for leaf in _tree.leaves(request.problem.x) if _tree.differentiable(leaf) and leaf.requires_grad]
     return sum((leaf.reshape(-1)[:0].sum() for leaf in [*leaves, *request.trainable]), torch.zeros(()))
+
+
+def _tied(request: Request, outcome: Outcome, y: Tensor) -> Tensor:
+    """y plus zero times the rows of x that belong to each sample, to which a cotangent of NaN is handed on."""
+    batch = outcome.layout.batch
+    for leaf in _tree.leaves(request.problem.x):
+        if _tree.differentiable(leaf) and leaf.requires_grad and tuple(leaf.shape[: len(batch)]) == batch:
+            rows = leaf.reshape(outcome.layout.samples, -1).nan_to_num(0.0, 0.0, 0.0)
+            y = y + (0 * rows).sum(-1, keepdim=True)
+    return y
 
 
 def _failed(outcome: Outcome) -> Tensor | None:

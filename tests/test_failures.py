@@ -155,3 +155,35 @@ def test_warnings_point_at_the_line_that_called(monkeypatch):
         circle(torch.full((1, 1), 9.0), y0=torch.full((1, 1), 50.0))
     assert {w.category.__name__ for w in caught} == {"DegenerateWarning", "SolveWarning"}
     assert len(caught) >= 4 and {w.filename for w in caught} == {__file__}
+
+
+# ------------------------------------------------------------------------- "nan": in the gradient of failed samples, too
+def _no_root(x, y):
+    return torch.stack([y[:, 0] ** 2 - x[:, 0], y[:, 1] + y[:, 0] - x[:, 1]], -1)
+
+
+def _singular_at_zero(x, y):
+    return torch.stack([x[:, 0] * y[:, 0] - x[:, 0], y[:, 1] - x[:, 1]], -1)
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["among others", "alone"])
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize(
+    "F, first",
+    [(_no_root, -1.0), (_singular_at_zero, 0.0), (_no_root, float("nan"))],
+    ids=["max steps", "singular", "not finite"],
+)
+def test_nan_is_in_the_gradient_of_failed_samples_too(F, first, graph, others):
+    shared = torch.ones((), dtype=torch.float64, requires_grad=True)
+    layer = implayer.ImplicitLayer(
+        lambda x, y: F(x, shared * y), implayer.Newton(), initial=torch.ones_like, on_failure="nan"
+    )
+    x = torch.tensor([[first, 1.0], [2.0, 1.0]], dtype=torch.float64)[: 1 + others].requires_grad_()
+    y = layer(x)
+    assert y.isnan().all(-1).tolist() == [True, False][: 1 + others]
+    (g,) = torch.autograd.grad(y.sum(), x, create_graph=graph)
+    assert g.isnan().any(-1).tolist() == [True, False][: 1 + others]
+    if others:  # what leaves the failed sample out is not touched by it
+        got = torch.autograd.grad(layer(x)[1].sum(), (x, shared))
+        assert all(part.isfinite().all() for part in got)
+        assert not got[0][0].any()
