@@ -180,7 +180,7 @@ def _chords(
 def _nothing(request: Request) -> Tensor:
     """Zero, with a zero derivative for all that the layer is given: nothing else can be said where every sample failed."""
     leaves = [leaf for leaf in _tree.leaves(request.problem.x) if _tree.differentiable(leaf) and leaf.requires_grad]
-    return sum((leaf.reshape(-1)[:0].sum() for leaf in [*leaves, *request.trainable]), torch.zeros(()))
+    return sum((leaf.reshape(-1)[:0].sum().real for leaf in [*leaves, *request.trainable]), torch.zeros(()))
 
 
 def _tied(request: Request, outcome: Outcome, y: Tensor) -> Tensor:
@@ -188,8 +188,9 @@ def _tied(request: Request, outcome: Outcome, y: Tensor) -> Tensor:
     batch = outcome.layout.batch
     for leaf in _tree.leaves(request.problem.x):
         if _tree.differentiable(leaf) and leaf.requires_grad and tuple(leaf.shape[: len(batch)]) == batch:
-            rows = leaf.reshape(outcome.layout.samples, -1).nan_to_num(0.0, 0.0, 0.0)
-            y = y + (0 * rows).sum(-1, keepdim=True)
+            real = torch.view_as_real(leaf) if leaf.is_complex() and not y.is_complex() else leaf
+            rows = real.reshape(outcome.layout.samples, -1).to(y.dtype)
+            y = y + (0 * rows).sum(-1, keepdim=True)  # NaN where they are: so is the value of the sample
     return y
 
 

@@ -187,3 +187,16 @@ def test_nan_is_in_the_gradient_of_failed_samples_too(F, first, graph, others):
         got = torch.autograd.grad(layer(x)[1].sum(), (x, shared))
         assert all(part.isfinite().all() for part in got)
         assert not got[0][0].any()
+
+
+@pytest.mark.parametrize("unknowns", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("others", [True, False], ids=["among others", "alone"])
+def test_nan_is_handed_on_to_complex_inputs_and_keeps_the_dtype(unknowns, others):
+    x = torch.tensor([[complex(float("nan"), 1)], [2 + 1j]], dtype=torch.complex128)[: 1 + others].requires_grad_()
+    layer = implayer.ImplicitLayer(
+        lambda x, y: y**2 - (x if y.is_complex() else x.abs()), implayer.Newton(), on_failure="nan"
+    )
+    y = layer(x, y0=torch.ones(1 + others, 1, dtype=unknowns))
+    assert y.dtype == unknowns
+    (g,) = torch.autograd.grad((y.real if y.is_complex() else y).sum(), x)  # the slope of |y| is zero at NaN
+    assert g.isnan().any(-1).tolist() == [True, False][: 1 + others]
