@@ -11,7 +11,7 @@ from torch import Tensor
 from . import _tree
 from ._records import changed
 from .failures import enforce
-from .forward import Outcome, judge, run, stand_in
+from .forward import Outcome, judge, run
 from .implicit import Fence, Limit, attach
 from .linear.auto import Auto
 from .linear.base import AbstractDenseInverse, AbstractInverse
@@ -22,6 +22,7 @@ from .on_demand import OnDemand, Sources
 from .problem import Problem
 from .solution import Solution, Status
 from .tape import Tape
+from .unsolved import as_failed, failed_samples, nothing_solved, stand_in, without_derivative
 
 _FEW = 16  # unknowns up to which a Jacobian costs no more than the products that would refine a factor nearby
 _ROUNDING = 16  # a chord step of so many units of rounding changes nothing
@@ -54,7 +55,7 @@ def solve_eager(request: Request, device: torch.device) -> Solution:
     if not clean:
         enforce(outcome.solution(), request.on_failure, request.who, detached)
     if tape is None or (sources is not None and not (sources.tensors or sources.live)):
-        return outcome.solution()
+        return outcome.solution() if clean else without_derivative(request, outcome)
     if outcome.y.numel() == 0:
         y = outcome.y + tape.r.sum()  # an empty sum: connects the empty result to the graph
         return outcome.solution().replace(value=outcome.layout.unpack(y))
@@ -130,10 +131,7 @@ def _attached(request: Request, detached: Problem, outcome: Outcome, tape: Tape)
     bad = outcome.status == Status.NONFINITE
     if bool(bad.any()):
         if bool(bad.all()):
-            y = outcome.y + _nothing(request)
-            if request.on_failure == "nan":
-                y, order = _tied(request, outcome, y), request.order or 2
-                y = Fence.apply(y, y, Limit(order, order, bad))
+            y = nothing_solved(request, outcome.layout, outcome.y, bad)
             return outcome.solution().replace(value=outcome.layout.unpack(y))
         tape = tape.moved(*stand_in(request.problem, outcome, bad))
     with plain(outcome.layout.device):
@@ -155,46 +153,19 @@ def _chords(
             with plain(layout.device):
                 outcome = changed(outcome, y=y, residual_norm=norm)
                 inverse, outcome, bad = linearise(request, detached, outcome, tape.operator())
-    failed = None if bad is None else _failed(outcome)
+    failed = None if bad is None else failed_samples(outcome)
     steps = request.steps(inverse)
     hold = hold if failed is None else failed if hold is None else failed | hold
     attachment = attach(
         tape.residual, tape.y.detach(), inverse, steps, first=tape.r, hold=hold, judge=request.judge_linear
     )
     y = attachment.y
-    if failed is not None and bad is not None and request.on_failure == "nan":
-        unknown = outcome.status == Status.NONFINITE  # evaluated at a stand-in for their x
-        if bool(unknown.any()):
-            y = torch.where(unknown.unsqueeze(-1), _tied(request, outcome, original), y)
-    elif failed is not None and bad is not None:
-        y = torch.where(bad.unsqueeze(-1), original, y)
-    y = Fence.apply(y, y, Limit(steps, steps, failed if request.on_failure == "nan" else None))
+    if failed is not None and bad is not None:
+        y = as_failed(request, layout, y, original, bad, outcome.status == Status.NONFINITE, failed)
+    y = Fence.apply(y, y, Limit(steps, steps))
     if steps > 1 and attachment.polished:
         norm = torch.linalg.vector_norm(attachment.residual, dim=-1)
         outcome = changed(
             outcome, residual_norm=norm if hold is None else torch.where(hold, outcome.residual_norm, norm)
         )
     return outcome.solution().replace(value=layout.unpack(y))
-
-
-def _nothing(request: Request) -> Tensor:
-    """Zero, with a zero derivative for all that the layer is given: nothing else can be said where every sample failed."""
-    leaves = [leaf for leaf in _tree.leaves(request.problem.x) if _tree.differentiable(leaf) and leaf.requires_grad]
-    return sum((leaf.reshape(-1)[:0].sum().real for leaf in [*leaves, *request.trainable]), torch.zeros(()))
-
-
-def _tied(request: Request, outcome: Outcome, y: Tensor) -> Tensor:
-    """y plus zero times the rows of x that belong to each sample, to which a cotangent of NaN is handed on."""
-    batch = outcome.layout.batch
-    for leaf in _tree.leaves(request.problem.x):
-        if _tree.differentiable(leaf) and leaf.requires_grad and tuple(leaf.shape[: len(batch)]) == batch:
-            real = torch.view_as_real(leaf) if leaf.is_complex() and not y.is_complex() else leaf
-            rows = real.reshape(outcome.layout.samples, -1).to(y.dtype)
-            y = y + (0 * rows).sum(-1, keepdim=True)  # NaN where they are: so is the value of the sample
-    return y
-
-
-def _failed(outcome: Outcome) -> Tensor | None:
-    """(samples,) where value and gradient are not valid, or None where all are."""
-    failed = (outcome.status != Status.CONVERGED) & (outcome.status != Status.DEGENERATE)
-    return failed if bool(failed.any()) else None

@@ -4,11 +4,12 @@ After a solve without a graph, chord steps `y <- y - inverse(F(x, y))` with the 
 y its derivatives: step k makes those of order k exact, because the error of a chord step is of one order higher than its
 start. Only F is differentiated. The only autograd Functions of the library are here:
 
-- `Below` runs something without derivative on plain tensors, below all torch.func transforms;
+- `Below` runs something without derivative on plain tensors, below all transforms;
 - `FrozenSolve` applies a matrix-free frozen inverse, a linear map whose derivative is itself;
 - `Unheld` and `MapStep` attach the truncated gradient to an evaluation of the fixed-point map;
 - `Earlier` spares a first derivative the chord steps before the last one, which only higher ones need;
 - `Postponed` gives a solution its derivative only when that is asked for, and tapes nothing before;
+- `Spoil` makes NaN of failed samples and of their derivatives;
 - `Fence` refuses derivatives beyond the order that the chord steps make exact.
 """
 
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from .errors import ImplayerError, OrderError
 from .linear.base import AbstractDenseInverse, AbstractInverse, LinearReport
-from .modes import forward_mode, plain, transform_counts, transforms, unhooked
+from .linear.call import LinearCall
+from .modes import forward_mode, transform_counts, transforms, unhooked
 
 _functorch = torch._C._functorch  # type: ignore[attr-defined]
 _NO_LEGACY_BATCHES = (
@@ -94,35 +96,6 @@ def _split_first(t: Tensor, size: int) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------- the frozen linear map
-@dataclass(frozen=True)
-class LinearCall:
-    """How `FrozenSolve` applies an inverse: which way, below which vmap levels, and who judges the outcome."""
-
-    inverse: AbstractInverse
-    judge: Callable[[LinearReport], Tensor | None]
-    levels: tuple[int, ...] = ()
-    transposed: bool = False
-    skip: bool = False  # the value is known to be zero to tolerance; only the derivative is wanted
-    last: bool = False  # the chord step whose cotangents are those of y itself, which an inverse may `watch`
-
-    def turned(self) -> "LinearCall":
-        """The transposed map."""
-        return replace(self, transposed=not self.transposed, skip=False)
-
-    def solve(self, b: Tensor) -> Tensor:
-        """J^-1 b or J^-T b; an iteration that branches on data is not for a compiler."""
-        return torch.compiler.disable(self._solve)(b)  # type: ignore[operator]
-
-    def _solve(self, b: Tensor) -> Tensor:
-        with plain(b.device):
-            value, report = (self.inverse.rsolve if self.transposed else self.inverse.solve)(b.detach())
-        spoiled = self.judge(report)
-        if self.last and self.transposed and hasattr(self.inverse, "watch"):
-            watched = self.inverse.watch(b.detach())  # type: ignore[attr-defined]
-            spoiled = watched if spoiled is None else spoiled
-        return value if spoiled is None else torch.where(spoiled.unsqueeze(-1), torch.nan, value)
-
-
 class FrozenSolve(torch.autograd.Function):
     """b -> J^-1 b with J frozen: linear, so its transpose is its backward and itself is its forward derivative.
 
@@ -273,14 +246,47 @@ class Postponed(torch.autograd.Function):
         return *head, *(next(found) if need else None for need in needed)
 
 
+# ------------------------------------------------------------------------------------------------- samples that failed
+class Spoil(torch.autograd.Function):
+    """NaN in the rows of y (samples, n) where `failed` (samples,), and in their derivatives of every order, unless zero.
+
+    `derived`: y is a cotangent or a tangent, of which a row of zeros says that the sample does not count, and stays.
+    """
+
+    @staticmethod
+    def forward(y: Tensor, failed: Tensor, derived: bool) -> Tensor:
+        spoiled = failed & (y != 0).any(-1) if derived else failed
+        return torch.where(spoiled.unsqueeze(-1), torch.nan, y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        return Spoil.apply(*cotangents, *ctx.saved_tensors, True), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return Spoil.apply(tangents[0], *ctx.saved_tensors, True)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, y: Tensor, failed: Tensor, derived: bool) -> Any:
+        y, failed = (
+            t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
+            for t, d in zip((y, failed), in_dims[:2], strict=True)
+        )
+        return Spoil.apply(y, failed, derived), 0
+
+
 # ------------------------------------------------------------------------------------------------------- the fence
 @dataclass(frozen=True)
 class Limit:
-    """How many more derivatives are exact, and the samples whose value and gradient are to be NaN."""
+    """How many more derivatives are exact."""
 
     left: int
     order: int
-    spoiled: Tensor | None = None
 
     def spend(self) -> "Limit":
         """One derivative less."""
@@ -302,8 +308,6 @@ class Fence(torch.autograd.Function):
 
     @staticmethod
     def forward(y: Tensor, anchor: Tensor, limit: Limit) -> Tensor:
-        if limit.spoiled is not None:
-            return torch.where(limit.spoiled.unsqueeze(-1), torch.nan, y)
         return y.view_as(y)
 
     @staticmethod
@@ -315,9 +319,6 @@ class Fence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         (g,), limit = cotangents, ctx.limit.spend()
-        if ctx.limit.spoiled is not None:
-            spoiled = ctx.limit.spoiled & (g != 0).any(-1)
-            g = torch.where(spoiled.unsqueeze(-1), torch.nan, g)
         if not torch.is_grad_enabled():
             return g, None, None
         (anchor,) = ctx.saved_tensors
@@ -340,7 +341,7 @@ class Fence(torch.autograd.Function):
         return Fence.apply(tangent, *ctx.saved_tensors, limit)
 
 
-for _function in (Below, FrozenSolve, Unheld, MapStep, Earlier, Fence):
+for _function in (Below, FrozenSolve, Unheld, MapStep, Earlier, Spoil, Fence):
     # `apply` asks for the signature in every call, which costs more than a product with a small Jacobian; it is kept here.
     _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from . import _tree
 from ._records import changed
 from .forward import Outcome
-from .implicit import Demand, Fence, Limit, LinearCall, Postponed, attach
+from .implicit import Demand, Fence, Limit, Postponed, attach
 from .linear.base import AbstractDenseInverse, AbstractInverse
+from .linear.call import LinearCall
 from .linear.lu import LU
 from .linearise import Request
 from .modes import no_autocast, plain, unhooked

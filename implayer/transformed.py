@@ -10,7 +10,7 @@ from . import _tree
 from ._capture import captured_tensors, substituted
 from .errors import ClosureError
 from .failures import enforce
-from .forward import Outcome, judge, run, stand_in
+from .forward import Outcome, judge, run
 from .implicit import Below, Descent, Fence, Limit, attach
 from .linear.base import AbstractDenseInverse, AbstractInverse
 from .linearise import Request, advanced, detach, linearise
@@ -20,6 +20,7 @@ from .problem import Layout, Problem
 from .residuals import equation
 from .solution import Solution, Status
 from .types import Tree
+from .unsolved import as_failed, nothing_solved, stand_in
 
 _functorch = torch._C._functorch  # type: ignore[attr-defined]
 _TENSOR = object()  # marks the place of a tensor in a nest
@@ -35,7 +36,9 @@ def solve_transformed(request: Request, device: torch.device) -> Solution:
     settled = _settle_below(request, lifted, solved)
     solution = replace(solved.outcome, status=settled.status, residual_norm=settled.residual_norm).solution()
     if settled.inverse is None:
-        return solution
+        if not settled.any_failed:
+            return solution
+        return solution.replace(value=layout.unpack(nothing_solved(request, layout, y, settled.failed)))
     x = _repaired(request.problem.x, settled, layout)
     problem = replace(request.problem, x=x)
     residual = equation(problem, layout, settled.rows)
@@ -46,9 +49,7 @@ def solve_transformed(request: Request, device: torch.device) -> Solution:
     )  # fmt: skip
     value = attachment.y
     if settled.any_failed:
-        value = torch.where(settled.bad.unsqueeze(-1), y, value)
-        if request.on_failure == "nan":
-            value = torch.where(settled.failed.unsqueeze(-1), torch.nan, value)
+        value = as_failed(request, layout, value, y, settled.bad, settled.swapped, settled.failed)
     if not sum(transform_counts()):
         value = Fence.apply(value, value, Limit(steps, steps))
     # A view of its own: Dynamo (2.13) cannot take up the very output of an autograd Function inside a transform.

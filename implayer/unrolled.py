@@ -3,15 +3,19 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ._records import changed
 from .errors import ImplayerError
 from .failures import enforce
-from .forward import judge, run
+from .forward import Outcome, judge, run
 from .linearise import Request, detach
 from .modes import forward_mode, plain, transforms
-from .problem import VectorProblem
+from .problem import Problem, VectorProblem
 from .solution import Solution, Status
 from .solvers.base import AbstractIterativeSolver
+from .types import Vectors
+from .unsolved import as_failed, failed_samples, nothing_solved, stand_in, without_derivative
 
 _MORE = 2  # steps after the value has converged: the derivative, for which J is a constant, lags behind it
 
@@ -39,9 +43,33 @@ def solve_unrolled(request: Request, device: torch.device) -> Solution:
     if bool((outcome.status != Status.CONVERGED).any()):
         enforce(outcome.solution(), request.on_failure, request.who, detached)
     if not (torch.is_grad_enabled() or forward_mode()) or outcome.y.numel() == 0:
-        return outcome.solution()
-    start = detached.vectors().y0
-    live = VectorProblem(request.problem, outcome.layout, start)
+        return without_derivative(request, outcome)
+    bad = outcome.status == Status.NONFINITE
+    y = _taken(request, detached, outcome, bad, False)
+    lost = ~torch.isfinite(y.detach()).all(-1) & ~bad
+    if bool(lost.any()):  # a step through a singular Jacobian, which the tape cannot have
+        newly = lost & (outcome.status == Status.CONVERGED)
+        outcome = changed(outcome, status=torch.where(newly, int(Status.SINGULAR), outcome.status))
+        if bool(newly.any()):
+            enforce(outcome.solution(), request.on_failure, request.who, detached)
+        bad = bad | lost
+        y = _taken(request, detached, outcome, bad, True)
+    failed = failed_samples(outcome)
+    if failed is not None and not bool(bad.all()):
+        y = as_failed(request, outcome.layout, y, outcome.y, bad, bad, failed)
+    return outcome.solution().replace(value=outcome.layout.unpack(y))
+
+
+def _taken(request: Request, detached: Problem, outcome: Outcome, bad: Tensor, whole: bool) -> Vectors:
+    """The end of the steps that the solver took, and a few more; of `bad` samples at a stand-in."""
+    if bool(bad.all()):
+        return nothing_solved(request, outcome.layout, outcome.y, bad)
+    solver, start, problem = request.solver, detached.vectors().y0, request.problem
+    assert isinstance(solver, AbstractIterativeSolver)
+    if bool(bad.any()):
+        x, start = stand_in(problem, changed(outcome, y=start), bad, whole)
+        problem = changed(problem, x=x)
+    live = VectorProblem(problem, outcome.layout, start)
     y, r = start, live.residual(start)
     if r.shape[1] > outcome.layout.n:
         raise ImplayerError(
@@ -50,11 +78,9 @@ def solve_unrolled(request: Request, device: torch.device) -> Solution:
         )
     state = solver.init(live, y, r)
     steps = outcome.steps + torch.where(outcome.status == Status.CONVERGED, _MORE, 0)
+    steps = torch.where(bad, steps[~bad].max(), steps)
     for count in range(int(steps.max())):
         new, r, state = solver.step(live, y, r, state)
         y = torch.where((steps > count).unsqueeze(-1), new, y)
         r = live.residual(y)
-    failed = (outcome.status != Status.CONVERGED) & (outcome.status != Status.DEGENERATE)
-    if request.on_failure == "nan":
-        y = torch.where(failed.unsqueeze(-1), torch.nan, y)
-    return outcome.solution().replace(value=outcome.layout.unpack(y))
+    return y

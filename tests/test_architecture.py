@@ -36,6 +36,7 @@ FLOORS = {
     "implicit": 5,
     "forward": 5,
     "linearise": 5,
+    "unsolved": 5,
     "tape": 5,
     "on_demand": 5,
     "eager": 6,

@@ -10,6 +10,7 @@ from ..adjoints import AbstractAdjoint
 from ..causes import called_with
 from ..errors import DegenerateEigenvalueError, DtypeError, ImplayerError, ShapeError
 from ..failures import OnFailure
+from ..implicit import Spoil
 from ..layer import ImplicitLayer
 from ..modes import transforms
 from ..problem import Problem
@@ -196,7 +197,8 @@ class SingularLayer(torch.nn.Module):
                 f"singular value {pair} of sample {sample} is zero within rounding, so its vectors are not unique and it has "
                 f'no derivative. Take a smaller `k` (it is {self.eigen.k}), or pass `on_failure="nan"` for vectors of NaN.'
             )
-        vectors = torch.where(zero.unsqueeze(-2), torch.nan, vectors * 2**0.5)
+        rows = Spoil.apply((vectors * 2**0.5).mT.reshape(-1, m + n), zero.reshape(-1), False)
+        vectors = rows.reshape(*vectors.shape[:-2], self.eigen.k, m + n).mT
         return values, vectors[..., :m, :], vectors[..., m:, :]
 
 

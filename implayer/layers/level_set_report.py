@@ -20,6 +20,7 @@ from ..errors import (
     SolveWarning,
 )
 from ..failures import OnFailure
+from ..implicit import Spoil
 from ..solution import Solution, Status
 from ..solvers.marching import Marched
 from .surface import Surface
@@ -196,7 +197,12 @@ class Report:
         if not spoil or marched.finite:
             return parts
         bad = (self.status == Status.NONFINITE).tolist()
-        return [replace(s, vertices=s.vertices * torch.nan) if b else s for s, b in zip(parts, bad, strict=True)]
+        return [
+            replace(s, vertices=Spoil.apply(s.vertices, s.vertices.new_ones(len(s.vertices), dtype=torch.bool), False))
+            if b
+            else s
+            for s, b in zip(parts, bad, strict=True)
+        ]
 
     def solution(self, surfaces: list[Surface] | None, single: bool) -> Solution:
         """All of it; entries have no batch axis for a single grid."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..causes import warn
 from ..errors import DegenerateWarning, ImplayerError, ShapeError, SolveError, SolveWarning
 from ..failures import OnFailure, enforce
+from ..implicit import Spoil
 from ..modes import transforms
 from ..problem import Problem
 from ..solution import Solution, Status
@@ -201,7 +202,8 @@ class SpectralMatchingLayer(torch.nn.Module):
             raise SolveError(message, pair.replace(value=X, status=status))
         if self.on_failure == "warn":
             warn(message, SolveWarning)
-        X = torch.where(lost[..., None, None], torch.nan, X) if self.on_failure == "nan" else X
+        if self.on_failure == "nan":
+            X = Spoil.apply(X.flatten(-2), lost, False).reshape(X.shape)
         return X, status
 
     def extra_repr(self) -> str:
