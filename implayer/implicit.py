@@ -248,12 +248,13 @@ class Postponed(torch.autograd.Function):
 
 # ------------------------------------------------------------------------------------------------- samples that failed
 class Spoil(torch.autograd.Function):
-    """NaN in the rows of y (samples, n) where `failed` (samples,), and in their derivatives of every order, unless zero.
+    """NaN in the rows of y (*samples, n) where `failed` (*samples), and in their derivatives of every order, unless zero.
 
     `derived`: y is a cotangent or a tangent, of which a row of zeros says that the sample does not count, and stays.
     """
 
     @staticmethod
+    @torch.compiler.disable  # Inductor (2.13) makes code of it that asks wrapped tensors of a transform for their data
     def forward(y: Tensor, failed: Tensor, derived: bool) -> Tensor:
         spoiled = failed & (y != 0).any(-1) if derived else failed
         return torch.where(spoiled.unsqueeze(-1), torch.nan, y)
@@ -273,10 +274,8 @@ class Spoil(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, y: Tensor, failed: Tensor, derived: bool) -> Any:
-        y, failed = (
-            t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0)
-            for t, d in zip((y, failed), in_dims[:2], strict=True)
-        )
+        pairs = zip((y, failed), in_dims[:2], strict=True)
+        y, failed = (t.expand(info.batch_size, *t.shape) if d is None else t.movedim(d, 0) for t, d in pairs)
         return Spoil.apply(y, failed, derived), 0
 
 

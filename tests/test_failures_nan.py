@@ -1,5 +1,7 @@
 """`on_failure="nan"`: NaN in value and derivative of the samples that failed, in every mode, and nowhere else."""
 
+import shutil
+
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -247,3 +249,37 @@ def test_a_singular_step_on_the_tape_is_a_singular_sample():
     assert torch.equal(solution.value, torch.ones(2, 2, dtype=torch.float64))
     (g,) = torch.autograd.grad(solution.value.sum(), x)
     assert torch.equal(g, torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo itself reads it
+@pytest.mark.skipif(not shutil.which("g++"), reason="Inductor compiles C++")
+@pytest.mark.parametrize("first", [-1.0, float("nan")])
+def test_a_compiler_leaves_the_marks(first):
+    layer = implayer.ImplicitLayer(lambda x, y: y**2 - x, implayer.Newton(), initial=torch.ones_like, on_failure="nan")
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: torch.func.vjp(layer, x)[1](torch.ones_like(x))[0])
+    g = compiled(torch.tensor([[first], [4.0]], dtype=torch.float64))
+    assert g[0].isnan() and g[1] == 0.25
+
+
+@pytest.mark.parametrize("policy", ["nan", "ignore"])
+@pytest.mark.parametrize("transform", [False, True])
+def test_matrices_that_are_not_finite_have_no_part_in_what_leaves_them_out(transform, policy):
+    X = torch.rand(2, 3, 3, dtype=torch.float64)
+    X[0, 0, 0] = torch.nan
+    layer = implayer.BistochasticLayer(on_failure=policy)
+    assert layer(X)[0].isnan().all()
+
+    def gradient(weights):
+        def loss(shift):
+            Y = layer(shift + X)
+            return (weights[:, None, None] * Y.nan_to_num(3.0).square()).sum() + weights[0] * Y[0].sum()
+
+        shift = torch.zeros_like(X)
+        return (
+            torch.func.grad(loss)(shift) if transform else torch.autograd.grad(loss(shift.requires_grad_()), shift)[0]
+        )
+
+    left = gradient(torch.tensor([0.0, 1.0]))
+    assert left[1].any() and left.isfinite().all()
+    assert bool(gradient(torch.tensor([1.0, 1.0]))[0].isnan().any()) == (policy == "nan")

@@ -6,6 +6,7 @@ from torch import Tensor
 from ..adjoints import AbstractAdjoint, ImplicitAdjoint
 from ..errors import ShapeError
 from ..failures import OnFailure
+from ..implicit import Spoil
 from ..layer import ImplicitLayer
 from ..modes import transforms
 from ..solution import Solution
@@ -93,9 +94,26 @@ class BistochasticLayer(torch.nn.Module):
         plain = X.detach()
         if not transforms() and bool((plain < 0).any()):
             raise ValueError(f"`X` has an entry of {float(plain.min()):.3g}; expected none below zero.")
-        floor = _FLOOR * plain.amax((-2, -1), keepdim=True)
-        x = torch.maximum(X, floor).log()
-        solution = self.marginals.solve(x)
-        return solution.replace(
-            value=scale(x, solution.value), aux={**(solution.aux or {}), "scalings": solution.value}
-        )
+        bad = ~plain.isfinite().all(-1).all(-1)
+        if transforms() or bool(bad.any()):
+            solution, value = self._among_bad(X, bad)
+        else:
+            x = _logarithms(X)
+            solution = self.marginals.solve(x)
+            value = scale(x, solution.value)
+        return solution.replace(value=value, aux={**(solution.aux or {}), "scalings": solution.value})
+
+    def _among_bad(self, X: Tensor, bad: Tensor) -> tuple[Solution, Tensor]:
+        """The same where some matrices are not finite: what NaN is multiplied with is NaN, so they are kept apart."""
+        wide = bad[..., None, None]
+        x = _logarithms(torch.where(wide, 1, X))
+        solution = self.marginals.solve(torch.where(wide, X, x))
+        value = scale(x, torch.where(bad.unsqueeze(-1), 0, solution.value))
+        if self.marginals.on_failure != "nan":
+            return solution, torch.where(wide, torch.nan, value)
+        value = torch.where(wide, X, value)
+        return solution, Spoil.apply(value.flatten(-2), bad, False).unflatten(-1, X.shape[-2:])
+
+
+def _logarithms(X: Tensor) -> Tensor:
+    return torch.maximum(X, _FLOOR * X.detach().amax((-2, -1), keepdim=True)).log()

@@ -197,8 +197,7 @@ class SingularLayer(torch.nn.Module):
                 f"singular value {pair} of sample {sample} is zero within rounding, so its vectors are not unique and it has "
                 f'no derivative. Take a smaller `k` (it is {self.eigen.k}), or pass `on_failure="nan"` for vectors of NaN.'
             )
-        rows = Spoil.apply((vectors * 2**0.5).mT.reshape(-1, m + n), zero.reshape(-1), False)
-        vectors = rows.reshape(*vectors.shape[:-2], self.eigen.k, m + n).mT
+        vectors = Spoil.apply((vectors * 2**0.5).mT, zero, False).mT
         return values, vectors[..., :m, :], vectors[..., m:, :]
 
 

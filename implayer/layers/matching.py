@@ -203,7 +203,7 @@ class SpectralMatchingLayer(torch.nn.Module):
         if self.on_failure == "warn":
             warn(message, SolveWarning)
         if self.on_failure == "nan":
-            X = Spoil.apply(X.flatten(-2), lost, False).reshape(X.shape)
+            X = Spoil.apply(X.flatten(-2), lost, False).unflatten(-1, X.shape[-2:])
         return X, status
 
     def extra_repr(self) -> str:
