@@ -1,5 +1,7 @@
 """Configurations that cannot mean anything are refused before anything is loaded."""
 
+import torch
+
 from ..shared.errors import InputError
 from ..shared.options import require_least, require_positive
 from .config import EXACT, FieldConfig
@@ -32,3 +34,15 @@ def check_field(config: FieldConfig) -> None:
         raise InputError(f"`--grid-table` is {config.grid_table}; expected at most 24, a table of 16 million nodes.")
     if config.norm == "guard" and not config.guard_rate < 1:
         raise InputError(f"`--guard-rate` is {config.guard_rate}; expected less than 1, for the iteration to converge.")
+    if config.precision != "float32":
+        asked = f"`--precision {config.precision}`"
+        if not config.of_the_paper:
+            raise InputError(f"{asked} is for the families of the paper, not for {config.model}; leave it out.")
+        if config.terms == EXACT:
+            raise InputError(f"{asked} is for truncated gradients, not for --terms {EXACT}; leave one of them out.")
+
+
+def check_device(config: FieldConfig, device: torch.device) -> None:
+    """Whether the device can do what is asked for. **Raises** `InputError`."""
+    if config.precision == "tf32" and device.type != "cuda":
+        raise InputError(f"`--precision tf32` is a mode of CUDA devices, not of {device.type}; bf16 works everywhere.")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 ModelName = Literal[
     "fourier-imfn", "gabor-imfn", "isiren", "fourier-mfn", "gabor-mfn", "siren-inj", "siren", "finer", "wire", "bacon", "grid"
 ]  # fmt: skip
+Precision = Literal["float32", "tf32", "bf16"]
 IMPLICIT: tuple[ModelName, ...] = ("fourier-imfn", "gabor-imfn", "isiren")
 _USUAL_DEPTH: dict[str, int] = {"siren": 3, "finer": 3, "wire": 2, "bacon": 4, "grid": 2}  # of their authors; others 1
 _USUAL_RATE: dict[str, float] = {"siren": 1e-4, "finer": 5e-4, "wire": 2e-3, "bacon": 1e-3, "grid": 5e-3}  # others 1e-3
@@ -54,6 +55,9 @@ class FieldConfig:
     """Start each step from the last fixed point and do one step of the map (paper); otherwise solve at every step."""
     half_states: bool = True
     """Keep fixed points between steps in half precision: half the memory; the next step contracts the rounding."""
+    precision: Precision = "float32"
+    """Of the products with the hidden maps of the paper's families in training steps: tf32 (CUDA devices alone) rounds what
+    is multiplied to 11 bits, bf16 to 8. Solves, drawings and weights have single precision."""
     cache_mb: int = 4096
     """Memory for fixed points; those that find no room are solved for from zero."""
     tolerance: float = 1e-3
@@ -94,6 +98,11 @@ class FieldConfig:
     def implicit(self) -> bool:
         """Whether the hidden state is a fixed point."""
         return self.model in IMPLICIT
+
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether the model is of one of the paper's families, explicit or implicit."""
+        return self.model in (*IMPLICIT, "fourier-mfn", "gabor-mfn", "siren-inj")
 
     @property
     def layers(self) -> int:

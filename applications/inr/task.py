@@ -14,9 +14,11 @@ from ..shared.metrics import psnr, squared_error
 from ..shared.ranks import ranks
 from ..shared.training import AbstractTask
 from .cache import AbstractCache, Rows
+from .check import check_device
 from .config import FieldConfig
 from .models.build import build_model
 from .models.networks import AbstractNetwork
+from .models.precision import tensor_float
 
 _CHUNK_ENTRIES = {"cpu": 2**19, "cuda": 2**26}  # of (points, width): arrays of 2 MiB stay in a CPU's last cache
 _PROBES = 4096  # points of the signal from which a guard takes its own
@@ -58,6 +60,7 @@ class FieldTask(AbstractTask):
 
     def __init__(self, config: FieldConfig, device: torch.device, *, inputs: int, outputs: int, scale: float):
         self.config, self.device, self.team = config, device, ranks()
+        check_device(config, device)
         self.seed, self.total_steps = config.seed, config.steps
         self.model = build_model(config, inputs, outputs, scale).to(device).eval()
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -117,11 +120,12 @@ class FieldTask(AbstractTask):
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(done)
         loss, reported, points = 0.0, {}, self.points
-        for batch in self.batches(done):
-            part, sums = self._accumulate(batch, points)
-            loss += part
-            for name, value in sums.items():
-                reported[name] = reported.get(name, 0.0) + value / points
+        with tensor_float(self.config.precision):
+            for batch in self.batches(done):
+                part, sums = self._accumulate(batch, points)
+                loss += part
+                for name, value in sums.items():
+                    reported[name] = reported.get(name, 0.0) + value / points
         sums = self.team.total(reported | {"": loss})
         loss, reported = sums.pop(""), sums
         self.synchronise()

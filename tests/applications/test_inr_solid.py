@@ -12,7 +12,7 @@ from torch import Tensor
 from applications.__main__ import main
 from applications.inr.solid import fit as fitting
 from applications.inr.solid import measure, reproduce
-from applications.inr.solid.config import SdfConfig
+from applications.inr.solid.config import OccupancyConfig, SdfConfig
 from applications.inr.solid.data import MeshReadError, load_shape, torus
 from applications.inr.solid.field import SpaceField, space_network
 from applications.inr.solid.tasks import SdfTask
@@ -279,3 +279,16 @@ def test_figure_9_at_a_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[st
     found = json.loads((tmp_path / "impsq-fig9.json").read_text())["networks"]
     assert found["explicit 1L-512D"]["parameters"] == found["implicit 1L-512D"]["parameters"]
     assert "implicit 1L-512D above both others; here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fit", "asked", "said"),
+    [
+        (fitting.OCCUPANCIES, OccupancyConfig(reuse=True), "needs fixed points"),
+        (fitting.DISTANCES, SdfConfig(reuse=True), "needs fixed points"),
+        (fitting.DISTANCES, SdfConfig(reuse=True, voxels=True), "a solve at every step"),
+    ],
+)
+def test_shapes_reuse_what_there_is(fit, asked, said):
+    with pytest.raises(InputError, match=said):
+        fit.check(asked)

@@ -51,7 +51,7 @@ def build_model(
     _bound(map, config)
     if config.implicit:
         return ImplicitNetwork(map, inputs, outputs, config)
-    return ExplicitNetwork(map, config.width, outputs)
+    return ExplicitNetwork(map, outputs, config)
 
 
 def _map(config: FieldConfig, inputs: int, scale: float, dtype: torch.dtype) -> AbstractMap:

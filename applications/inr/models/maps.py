@@ -2,10 +2,13 @@
 
 import abc
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .precision import single
 
 
 class AbstractMap(nn.Module, abc.ABC):
@@ -31,15 +34,24 @@ class AbstractMap(nn.Module, abc.ABC):
 
     def inject(self, x: Tensor) -> tuple[Tensor, ...]:
         """What depends on the coordinates alone: L + 1 arrays (points, D), evaluated once for a whole solve."""
-        return tuple(injection(x) for injection in self.injections)
+        with single():
+            return tuple(injection(x) for injection in self.injections)
 
-    def forward(self, x: Tensor | tuple[Tensor, ...], z: Tensor | None) -> Tensor:
-        """F(x, z), x being coordinates (points, inputs) or what `inject` made of them; None stands for z = 0."""
+    def forward(
+        self,
+        x: Tensor | tuple[Tensor, ...],
+        z: Tensor | None,
+        multiply: Callable[[Any, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """F(x, z), x being coordinates (points, inputs) or what `inject` made of them; None stands for z = 0.
+
+        `multiply` evaluates a hidden map in another way than it does itself.
+        """
         entry, *injections = self.inject(x) if isinstance(x, Tensor) else x
         state = entry if z is None else z + entry
         del entry  # where autograd does not need it, an array of (points, D) less
         for linear, injection in zip(self.hidden, injections, strict=True):
-            state = self.join(linear(state), injection)
+            state = self.join(linear(state) if multiply is None else multiply(linear, state), injection)
         return state
 
 

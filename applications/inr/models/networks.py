@@ -13,6 +13,7 @@ from ..cache import AbstractCache
 from ..config import EXACT, FieldConfig
 from .guard import Guard
 from .maps import AbstractMap
+from .precision import single, step_map
 
 TILE = 1024  # points that are solved for at a time where no gradient is wanted: 1 MiB an array at width 256
 _TYPICAL = 0.3  # root mean square of an entry of z, which makes an absolute tolerance of a relative one
@@ -99,10 +100,19 @@ class AbstractMapNetwork(AbstractNetwork):
 class ExplicitNetwork(AbstractMapNetwork):
     """z = F(x, 0)."""
 
+    def __init__(self, map: AbstractMap, outputs: int, config: FieldConfig):
+        super().__init__(map, config.width, outputs)
+        self._of_steps = [step_map(map, config.precision)]  # in a list: the map is a submodule already
+
     def state(self, x: Tensor, *, order: int = 2) -> implayer.Solution:
         """One evaluation."""
         del order
         return implayer.Solution(self.map(x, None))
+
+    def improved(self, x: Tensor, z: Tensor | None, *, order: int = 2) -> implayer.Solution:
+        """The same in the precision of training."""
+        del z, order
+        return implayer.Solution(self._of_steps[0](x, None))
 
 
 class ImplicitNetwork(AbstractMapNetwork):
@@ -119,7 +129,9 @@ class ImplicitNetwork(AbstractMapNetwork):
         truncated = implayer.ImplicitAdjoint(linear_solver=implayer.Neumann(terms=max(config.terms, 0)))
         # In a dict, for the parameters of the shared map are registered already. "ignore": one step suffices (11).
         self._layers: dict[Any, Any] = {
-            "step": implayer.FixedPointLayer(map, _stay, adjoint=truncated, on_failure="ignore")
+            "step": implayer.FixedPointLayer(
+                step_map(map, config.precision), _stay, adjoint=truncated, on_failure="ignore"
+            )
         }
 
     def state(self, x: Tensor, *, order: int = 2) -> implayer.Solution:
@@ -154,7 +166,8 @@ class ImplicitNetwork(AbstractMapNetwork):
         return {} if self.guard is None else self.guard.follow()
 
     def _solve(self, x: Tensor, z: Tensor, order: int, *, warm: bool) -> implayer.Solution:
-        return self._layer(order if x.requires_grad else 1, x.requires_grad, warm).solve(self.map.inject(x), y0=z)
+        with single():
+            return self._layer(order if x.requires_grad else 1, x.requires_grad, warm).solve(self.map.inject(x), y0=z)
 
     def _layer(self, order: int, sharp: bool, warm: bool) -> Any:
         key = (order, sharp, warm)

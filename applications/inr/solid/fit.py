@@ -45,6 +45,8 @@ class AbstractSolidFit(AbstractApplication[Config, SolidSource, Shape, SolidTask
         require_least(config, {"batch": 2, "test_points": 1, "mesh": 4, "picture": 1})
         if not config.test_tolerance > 0:
             raise InputError(f"`--test-tolerance` is {config.test_tolerance}; expected a positive number.")
+        if config.reuse and not config.voxels:
+            raise InputError("`--reuse` needs fixed points from the step before: add `--voxels`, or leave it out.")
 
     def load(self, command: AbstractNewRun) -> Shapes:
         """The shape that the command names."""
@@ -173,6 +175,10 @@ class SdfFit(AbstractSolidFit[SdfConfig]):
         require_least(config, {name: 0 for name in ("surface_weight", "normal_weight", "eikonal_weight", "off_weight")})
         if not 0 < config.extent <= 1:
             raise InputError(f"`--extent` is {config.extent}; expected more than 0 and at most 1.")
+        if config.reuse:
+            raise InputError("`--reuse`: a distance takes exact gradients, and so a solve at every step; leave it out.")
+        if config.precision != "float32":
+            raise InputError(f"`--precision {config.precision}`: a distance takes exact gradients; leave it out.")
 
     def load(self, command: AbstractNewRun) -> Shapes:
         """The shape that the command names, or points with normals."""
