@@ -101,10 +101,11 @@ def as_failed(
 def nothing_solved(request: Request, layout: Layout, found: Vectors, failed: Tensor) -> Vectors:
     """The same where no sample is finite, so that there is no stand-in, either: a derivative of zero, or of NaN."""
     leaves = [leaf for leaf in _tree.leaves(request.problem.x) if _tree.differentiable(leaf)]
-    leaves += request.trainable
     if request.on_failure != "nan":
-        return found + sum((leaf.reshape(-1)[:0].sum().real for leaf in leaves), found.new_zeros(()))
+        every = [*leaves, *request.trainable]
+        return found + sum((leaf.reshape(-1)[:0].sum().real for leaf in every), found.new_zeros(()))
     y = _tied(request.problem.x, layout, found)
-    for leaf in leaves:
+    shared = [leaf for leaf in leaves if tuple(leaf.shape[: len(layout.batch)]) != layout.batch]
+    for leaf in [*shared, *request.trainable]:
         y = y + leaf.sum().real.to(layout.dtype)
     return Spoil.apply(y, failed, False)

@@ -178,6 +178,8 @@ def test_shared_parameters_of_a_module_where_nothing_was_solved():
         assert all(bool(part.isnan().all()) == lost and (lost or not part.any()) for part in found)
         found = torch.autograd.grad((0 * layer(x).nan_to_num()).sum(), (x, *layer.parameters()))
         assert not any(part.any() for part in found)
+        g, of_scale = torch.autograd.grad(layer(x)[1].sum(), (x, *layer.parameters()))
+        assert not g[0].any() and bool(g[1].isnan()) == bool(of_scale.isnan()) == lost
 
 
 @pytest.mark.parametrize("unknowns", [torch.float64, torch.complex128])
