@@ -66,9 +66,10 @@ class FixedPointCache(AbstractCache):
         """Write the states over what their slots held."""
         if self._states is None or self._owners is None:
             self._states = torch.zeros(self.slots, self.width, dtype=self.dtype, device=self.device)
-            self._owners = torch.full((self.slots,), -1, dtype=torch.int32, device=self.device)
+            numbers = torch.int32 if self.count <= 2**31 else torch.int64
+            self._owners = torch.full((self.slots,), -1, dtype=numbers, device=self.device)
         slots = self._slots(place)
-        self._owners[slots] = self._numbers(place).to(torch.int32)
+        self._owners[slots] = self._numbers(place).to(self._owners.dtype)
         if isinstance(slots, slice) or self.dtype == z.dtype:
             self._states[slots] = _fitting(z.detach(), self.dtype)
         else:

@@ -30,7 +30,8 @@ class FitImage(AbstractNewRun):
     """
 
     picture: tyro.conf.Positional[str]
-    """A picture file, one of the data root by its name (kodim05.png), or camera."""
+    """A picture file, one of the data root by its name (kodim05.png), camera, or a picture in a NumPy file (data.npy,
+    data.npy/3, data.npz/test_data/3)."""
     config: tyro.conf.OmitArgPrefixes[ImageConfig] = dataclasses.field(default_factory=of_preset(PRESETS))
     mask: Path | None = None
     """A picture that is black where the pixels are not known; with --samples mask."""

@@ -10,6 +10,8 @@ from ..shared.data import data_root, find_file
 from ..shared.errors import InputError
 from ..shared.pictures import Picture, camera, read_picture, shrink
 
+FOLDERS = ("images/kodak", "images/text", "images", "image", ".")  # of the data root; the authors have "image"
+
 
 @dataclass(frozen=True)
 class PictureSource:
@@ -38,7 +40,7 @@ def load_picture(
     if source == "camera" and not Path(source).exists():
         picture, origin = shrink(camera(), size, source), source
     else:
-        path = find_file(source, data_root(data), "images/kodak", "images/text", "images", ".").resolve()
+        path = find_file(source, data_root(data), *FOLDERS).resolve()
         picture, origin = shrink(read_picture(path, max_pixels), size, str(path)), str(path)
     notes = tuple(f"{origin}: {note}" for note in picture.notes)
     height, width, channels = picture.pixels.shape

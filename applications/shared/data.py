@@ -4,6 +4,7 @@ import difflib
 import os
 from pathlib import Path
 
+from .arrays import divided
 from .errors import InputError
 
 VARIABLE = "IMPLAYER_DATA"
@@ -26,17 +27,18 @@ def data_root(given: Path | None, *, new: bool = False) -> Path:
 def find_file(name: str, root: Path, *folders: str, what: str = "picture file", folder: bool = False) -> Path:
     """The file of that name: as it is, or in one of the folders of the data root; `folder`: a folder will do too.
 
-    **Raises** `InputError`, which says where was looked and names the nearest file.
+    What is named inside of a NumPy file (`data.npz/test_data/3`) stays behind its path. **Raises** `InputError`, which says
+    where was looked and names the nearest file.
     """
-    path = Path(name).expanduser()
+    path, inside = divided(Path(name).expanduser())
     if path.exists():
         if path.is_dir() and not folder:
             raise InputError(f"`{name}` is a folder; expected a {what}.")
-        return path
+        return path.joinpath(*inside)
     places = [root / folder for folder in folders]
     for place in places:
         if not path.is_absolute() and (place / path).is_file():
-            return place / path
+            return place.joinpath(path, *inside)
     pictures = what == "picture file"
     known = ["camera"] if pictures else []
     for place in [path.parent, *places]:

@@ -11,6 +11,10 @@ class ImageReadError(InputError):
     """A file is not a picture, is damaged, or is too large or too small to be used."""
 
 
+class ArrayReadError(InputError):
+    """A NumPy file is damaged, or does not hold the pictures that were asked for."""
+
+
 class SoundReadError(InputError):
     """A file is not a sound, is damaged, or is too long, too short or silent."""
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .arrays import in_array, largest_value, name_of, pictures_in, read_array
 from .errors import ImageReadError
 from .files import write_atomically
 
@@ -54,18 +55,16 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Any picture that Pillow reads, in grey or colour.
 
     Alpha is laid over white; CMYK and other colour spaces become RGB; 16-bit grey keeps its 16 bits; the first frame of
-    an animation is used; the orientation noted by the camera is applied.
+    an animation is used; the orientation noted by the camera is applied. Also a picture in a NumPy file (`arrays.py`).
 
     **Raises** `ImageReadError`, which names the file: not a picture, damaged, or more than `max_pixels` by its header,
-    before anything is decoded.
+    before anything is decoded. `ArrayReadError` of NumPy files.
     """
+    if in_array(path):
+        return _from_array(path, max_pixels)
     with _opened(path) as image:
         width, height = image.size
-        if width * height > max_pixels:
-            raise ImageReadError(
-                f"`{path}` is {width} x {height} = {width * height} pixels; at most {max_pixels} are decoded. "
-                "Pass a larger `--max-pixels` if the file can be trusted."
-            )
+        _require_at_most(max_pixels, path, width, height)
         notes = []
         if getattr(image, "n_frames", 1) > 1:
             notes.append(f"the first of {getattr(image, 'n_frames', 1)} frames is used")
@@ -79,6 +78,22 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     if not np.isfinite(pixels).all():
         raise ImageReadError(f"`{path}` holds NaN or infinity.")
     return Picture(torch.from_numpy(np.ascontiguousarray(pixels)), path.stem, (*notes, *conversion))
+
+
+def _from_array(path: Path, max_pixels: int) -> Picture:
+    array = pictures_in(read_array(path), path, many=False)
+    _require_at_most(max_pixels, path, array.shape[1], array.shape[0])
+    white, note = largest_value(array, path)
+    pixels = array.astype(np.float32) / np.float32(white)
+    return Picture(torch.from_numpy(pixels), name_of(path), (note,) if note else ())
+
+
+def _require_at_most(max_pixels: int, path: Path, width: int, height: int) -> None:
+    if width * height > max_pixels:
+        raise ImageReadError(
+            f"`{path}` is {width} x {height} = {width * height} pixels; at most {max_pixels} are decoded. "
+            "Pass a larger `--max-pixels` if the file can be trusted."
+        )
 
 
 def shrink(picture: Picture, longer_side: int, origin: str) -> Picture:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import SoundReadError
 from .files import write_atomically
 
-MAX_SAMPLES = 50_000_000  # of a file before it is decoded, all channels together: 200 MB
+MAX_SAMPLES = 50_000_000  # before they are decoded, all channels together: 200 MB
 FORMATS = {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_24")}
 _LEAST = 2  # samples: a line needs two points to have an extent
 _SHORTER = re.compile(r"(\w+)\s*:\s*(\d+) \(should be (\d+)\)")  # how libsndfile says that a file ends too early
@@ -46,23 +46,28 @@ class Sound:
         return replace(self, samples=samples, notes=(*self.notes, note))
 
 
-def read_sound(path: Path, max_samples: int = MAX_SAMPLES) -> Sound:
-    """Any sound that libsndfile reads: WAV, FLAC, OGG, MP3, AIFF.
+def read_sound(path: Path, max_samples: int = MAX_SAMPLES, *, start: float = 0.0, seconds: float = 0.0) -> Sound:
+    """Any sound that libsndfile reads: WAV, FLAC, OGG, MP3, AIFF; so many `seconds` from `start` on, 0 being all that follows.
 
-    **Raises** `SoundReadError`, which names the file: no sound, damaged or shorter than its header says, without samples,
-    with NaN or infinity, or more than `max_samples` by its header, before anything is decoded.
+    Only that part is decoded, so that it alone need fit into memory.
+
+    **Raises** `SoundReadError`, which names the file: no sound, damaged or shorter than its header says, without samples
+    there, with NaN or infinity, or more than `max_samples` by its header, before anything is decoded.
     """
     library = _soundfile()
     try:
         with library.SoundFile(str(path)) as file:
-            count = file.frames * file.channels
-            if count > max_samples:
+            first, count = _part(path, file.frames, file.samplerate, start, seconds)
+            if count * file.channels > max_samples:
                 raise SoundReadError(
-                    f"`{path}` has {file.frames} samples of {file.channels} channels; at most {max_samples} values are "
-                    "decoded. Cut it, or pass a larger `--max-samples` if the file can be trusted."
+                    f"`{path}` has {count} samples of {file.channels} channels; at most {max_samples} values are "
+                    "decoded. Take a part of it (`--start`, `--seconds`), or pass a larger `--max-samples` if the file can be "
+                    "trusted."
                 )
-            rate, promised, story = file.samplerate, file.frames, str(file.extra_info)
-            samples = file.read(dtype="float32", always_2d=True)
+            rate, whole, story = file.samplerate, file.frames, str(file.extra_info)
+            if first:
+                file.seek(first)
+            samples = file.read(count, dtype="float32", always_2d=True)
     except library.LibsndfileError as error:
         size = path.stat().st_size if path.exists() else 0
         raise SoundReadError(
@@ -71,14 +76,27 @@ def read_sound(path: Path, max_samples: int = MAX_SAMPLES) -> Sound:
     cut = [
         f"{name} has {found} bytes of {said}" for name, said, found in _SHORTER.findall(story) if int(said) > int(found)
     ]
-    if cut or len(samples) < promised:
+    if cut or len(samples) < count:
         raise SoundReadError(f"`{path}` ends before its header says ({', '.join(cut) or 'samples are missing'}).")
-    if len(samples) < _LEAST:
-        raise SoundReadError(f"`{path}` holds {len(samples)} samples; expected at least {_LEAST}.")
     if not np.isfinite(samples).all():
-        first = tuple(int(index) for index in np.argwhere(~np.isfinite(samples))[0])
-        raise SoundReadError(f"`{path}` holds NaN or infinity, first at sample {first[0]} of channel {first[1]}.")
-    return Sound(torch.from_numpy(np.ascontiguousarray(samples)), int(rate), path.stem)
+        bad = tuple(int(index) for index in np.argwhere(~np.isfinite(samples))[0])
+        raise SoundReadError(f"`{path}` holds NaN or infinity, first at sample {first + bad[0]} of channel {bad[1]}.")
+    sound = Sound(torch.from_numpy(np.ascontiguousarray(samples)), int(rate), path.stem)
+    if count == whole:
+        return sound
+    used = f"{start:g} to {(first + count) / rate:.4g} of {whole / rate:.4g} seconds are used"
+    return sound.noted(used, sound.samples)
+
+
+def _part(path: Path, whole: int, rate: int, start: float, seconds: float) -> tuple[int, int]:
+    """The first sample, and how many."""
+    if whole < _LEAST:
+        raise SoundReadError(f"`{path}` holds {whole} samples; expected at least {_LEAST}.")
+    first = round(start * rate)
+    left = whole - first
+    if left < _LEAST:
+        raise SoundReadError(f"`{path}` lasts {whole / rate:.4g} seconds; `--start` is {start:g}.")
+    return first, min(max(round(seconds * rate), _LEAST), left) if seconds else left
 
 
 def mixed_down(sound: Sound) -> Sound:
@@ -87,19 +105,6 @@ def mixed_down(sound: Sound) -> Sound:
     if channels == 1:
         return sound
     return sound.noted(f"{channels} channels are mixed down to one", sound.samples.mean(1, keepdim=True))
-
-
-def cut(sound: Sound, seconds: float, start: float = 0.0) -> Sound:
-    """So many seconds from `start` on; 0 is all that follows. **Raises** `SoundReadError` where nothing does."""
-    first = round(start * sound.rate)
-    left = len(sound.samples) - first
-    if left < _LEAST:
-        raise SoundReadError(f"`{sound.name}` lasts {sound.seconds:.4g} seconds; `--start` is {start:g}.")
-    count = min(max(round(seconds * sound.rate), _LEAST), left) if seconds else left
-    if count == len(sound.samples):
-        return sound
-    used = f"{start:g} to {(first + count) / sound.rate:.4g} of {sound.seconds:.4g} seconds are used"
-    return sound.noted(used, sound.samples[first : first + count])
 
 
 def write_sound(path: Path, samples: Tensor, rate: int) -> None:

@@ -1,6 +1,9 @@
 """Videos as networks: fit, render between frames, evaluate, go on; damaged files and odd folders are refused."""
 
 import math
+import resource
+import signal
+import tempfile
 
 import numpy as np
 import pytest
@@ -81,12 +84,36 @@ def test_damaged_files(clip, tmp_path, kind, capsys):
 
 
 def test_what_exceeds_memory_goes_to_a_file(clip, tmp_path, monkeypatch):
-    whole = read_video(clip, size=16, count=0, every=1).frames
+    """The command maps it, learns the same from it, draws it, and goes on; nothing is left behind."""
+    whole = read_video(clip, size=16, count=0, every=1)
+    fit(clip, tmp_path / "a")
+    monkeypatch.setattr(videos, "MAX_BYTES", 1500)  # two frames of five
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    mapped = read_video(clip, size=16, count=0, every=1)
+    assert torch.equal(mapped.frames, whole.frames)
+    assert mapped.notes == (f"5 frames of 16 x 12 are mapped from a file in {tmp_path / 'scratch'}",)
+    assert fit(clip, tmp_path / "b", steps=3) == 0
+    assert main(["resume", str(tmp_path / "b"), "--steps", "6", "--quiet"]) == 0
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert metrics(tmp_path / "a")["psnr_of_each"] == metrics(tmp_path / "b")["psnr_of_each"]
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_disk_without_room_is_said(clip, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(videos, "MAX_BYTES", 1000)
-    with pytest.raises(VideoReadError, match=r"smaller `--size`"):
-        read_video(clip, size=16, count=0, every=1)
-    spilled = read_video(clip, size=16, count=0, every=1, spill=tmp_path / "frames.bin").frames
-    assert torch.equal(spilled, whole) and (tmp_path / "frames.bin").stat().st_size == whole.numel()
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (2000, before[1])
+    )  # no file may be larger, as on a disk that is nearly full
+    try:
+        assert fit(clip, tmp_path / "a") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "clip.mp4" in said and "File too large" in said and "TMPDIR" in said and "smaller `--size`" in said
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_run(clip, tmp_path, capsys):

@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from applications.shared.errors import SoundReadError
-from applications.shared.sounds import cut, mixed_down, read_sound, write_sound
+from applications.shared.sounds import mixed_down, read_sound, write_sound
 
 
 def tone(path, channels=1, rate=8000, count=800, subtype=None):
@@ -62,20 +62,39 @@ def test_high_rates_and_long_files(tmp_path):
     tone(tmp_path / "a.wav", rate=192000, count=1920)
     sound = read_sound(tmp_path / "a.wav")
     assert sound.rate == 192000 and sound.seconds == pytest.approx(0.01)
-    assert len(cut(sound, 0.005).samples) == 960 and cut(sound, 5.0) is sound
+    assert len(read_sound(tmp_path / "a.wav", seconds=0.005).samples) == 960
+    assert len(read_sound(tmp_path / "a.wav", seconds=5.0).samples) == 1920
     with pytest.raises(SoundReadError, match="at most 1000 values"):
         read_sound(tmp_path / "a.wav", max_samples=1000)
 
 
-def test_a_part_from_the_middle(tmp_path):
-    tone(tmp_path / "a.wav", rate=8000, count=800)
-    sound = read_sound(tmp_path / "a.wav")
-    part = cut(sound, 0.02, start=0.05)
-    assert torch.equal(part.samples, sound.samples[400:560]) and part.notes == ("0.05 to 0.07 of 0.1 seconds are used",)
-    assert torch.equal(cut(sound, 0.0, start=0.05).samples, sound.samples[400:])
-    assert len(cut(sound, 9.0, start=0.05).samples) == 400
-    with pytest.raises(SoundReadError, match=r"`a` lasts 0\.1 seconds; `--start` is 0\.1"):
-        cut(sound, 0.02, start=0.1)
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_a_part_from_the_middle(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    tone(path, rate=8000, count=800)
+    whole = read_sound(path).samples
+
+    def part(start, seconds):
+        return read_sound(path, start=start, seconds=seconds)
+
+    assert torch.equal(part(0.05, 0.02).samples, whole[400:560])
+    assert part(0.05, 0.02).notes == ("0.05 to 0.07 of 0.1 seconds are used",)
+    assert torch.equal(part(0.05, 0.0).samples, whole[400:])
+    assert len(part(0.05, 9.0).samples) == 400
+    with pytest.raises(SoundReadError, match=rf"a{suffix}` lasts 0\.1 seconds; `--start` is 0\.1"):
+        part(0.1, 0.02)
+
+
+def test_only_the_part_that_is_used_is_decoded(tmp_path):
+    """Of a file that is larger than the limit, with NaN before and after a part that is sound."""
+    samples = np.full((2000, 1), np.nan, np.float32)
+    samples[500:900] = 0.5
+    soundfile.write(tmp_path / "a.wav", samples, 1000, subtype="FLOAT")
+    assert len(read_sound(tmp_path / "a.wav", 1000, start=0.5, seconds=0.4).samples) == 400
+    with pytest.raises(SoundReadError, match=r"has 1500 samples .* at most 1000"):
+        read_sound(tmp_path / "a.wav", 1000, start=0.5)
+    with pytest.raises(SoundReadError, match="first at sample 900 of channel 0"):
+        read_sound(tmp_path / "a.wav", 1000, start=0.5, seconds=0.5)
 
 
 @pytest.mark.parametrize(("suffix", "apart"), [(".wav", 0.0), (".flac", 2.0**-22)])

@@ -13,7 +13,7 @@ from ..render_options import AbstractRender
 from .config import PRESETS, AudioConfig
 
 TASK = "audio"
-MAX_SAMPLES = 50_000_000  # of a file before it is decoded, all channels together: 200 MB
+MAX_SAMPLES = 50_000_000  # before they are decoded, all channels together: 200 MB
 _APPLICATION = "inr.audio.fit:SOUNDS"
 
 
@@ -32,7 +32,7 @@ class FitAudio(AbstractNewRun):
     """A WAV, FLAC, OGG or MP3 file, or one of the data root by its name (gt_bach.wav)."""
     config: tyro.conf.OmitArgPrefixes[AudioConfig] = dataclasses.field(default_factory=of_preset(PRESETS))
     max_samples: int = MAX_SAMPLES
-    """Longer files are refused before they are decoded."""
+    """Of the part that is used, all channels together; more are refused before they are decoded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...shared.application import Material
 from ...shared.data import data_root, find_file
 from ...shared.errors import SoundReadError
-from ...shared.sounds import Sound, cut, mixed_down, read_sound
+from ...shared.sounds import Sound, mixed_down, read_sound
 from .config import AudioConfig
 
 
@@ -28,7 +28,7 @@ class SoundSource:
 def load_sound(source: str, config: AudioConfig, data: Path | None, max_samples: int) -> Material[SoundSource, Sound]:
     """The sound that `source` names, scaled to a largest modulus of one."""
     path = find_file(source, data_root(data), "audio", ".", what="sound file").resolve()
-    sound = cut(read_sound(path, max_samples), config.seconds, config.start)
+    sound = read_sound(path, max_samples, start=config.start, seconds=config.seconds)
     if config.mono:
         sound = mixed_down(sound)
     gain = float(sound.samples.abs().max())

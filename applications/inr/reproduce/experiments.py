@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...shared.application import AbstractApplication, carry_on
+from ...shared.arrays import name_of, read_array
 from ...shared.data import data_root
 from ...shared.errors import InputError
 from ...shared.figures import Line, Panel, draw_lines
@@ -33,6 +34,11 @@ FAMILIES: dict[str, tuple[ModelName, ModelName]] = {
     "gabor": ("gabor-mfn", "gabor-imfn"),
     "siren": ("siren-inj", "isiren"),
 }
+_TABLE_1 = (
+    ("natural", "images/kodak", "image/data_div2k.npz"),
+    ("text", "images/text", "image/data_2d_text.npz"),
+)  # pictures: a folder of the data root, or the archive that the authors have there
+_TEST = "test_data"  # what they use of an archive
 _TEXT_GAIN = 3.0  # dB, of the Fourier family on sound
 
 
@@ -79,8 +85,8 @@ def camera(command: Figure5) -> None:
 def generalisation(command: Table1) -> None:
     """Table 1: a quarter of the pixels learned, another quarter tested, natural and text pictures."""
     size, steps, width = _reduced(command, (512, 2000, 256), (96, 150, 64))
-    for kind, folder in (("natural", "images/kodak"), ("text", "images/text")):
-        sources = _pictures(command, folder)
+    for kind, folder, archive in _TABLE_1:
+        sources = _pictures(command, folder, archive)
         base = replace(PAPER_PICTURE, size=size, steps=steps, samples="even", chunk=None)
         plan = _Plan(PICTURES, FitImage, "picture", sources, _networks(command, base, width))
         found, metrics = _carried_out(command, f"impsq-table1/{kind}", plan)
@@ -187,12 +193,17 @@ def _table_claims(command: Experiment, width: int) -> list[Claim]:
     return claims
 
 
-def _pictures(command: Experiment, folder: str) -> list[str]:
-    place = data_root(command.data) / folder
-    names = sorted(str(path) for path in place.glob("*.png"))
+def _pictures(command: Experiment, folder: str, archive: str) -> list[str]:
+    root = data_root(command.data)
+    names = sorted(str(path) for path in (root / folder).glob("*.png"))
+    if not names and (root / archive).is_file():
+        names = [str(root / archive / _TEST / str(index)) for index in range(len(read_array(root / archive / _TEST)))]
     count = command.count or (16 if command.full else 4)
     if not names:
-        raise InputError(f"`{place}` holds no pictures; `--data DIR` names a data root with {folder}/.")
+        raise InputError(
+            f"`{root / folder}` holds no pictures; `--data DIR` names a data root with {folder}/, or with {archive} of the "
+            "authors."
+        )
     return names[:: max(len(names) // count, 1)][:count]
 
 
@@ -203,7 +214,7 @@ def _carried_out(command: Experiment, name: str, plan: _Plan) -> tuple[dict[str,
     for network, config in plan.networks.items():
         for source in plan.sources:
             for seed in range(command.seed, command.seed + command.seeds):
-                path = out / f"{network} {Path(source).stem} {seed}".replace(" ", "-")
+                path = out / f"{network} {name_of(Path(source))} {seed}".replace(" ", "-")
                 options = RunOptions(quiet=True, threads=command.threads)
                 new = plan.command(
                     **{plan.place: source},

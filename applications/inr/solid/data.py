@@ -22,6 +22,7 @@ _PROBES = 4096  # points in the box, and as many near the surface, that tell whe
 _APART = 0.02  # of the length of the shape: how near those are
 _NO_FACES = "points without faces: what is inside is told by the normals alone"
 _NOTHING = f"none of {2 * _PROBES} points in its box and near it is inside: it encloses nothing"
+_FOLDERS = ("meshes", "3d_occupancy", "sdf", ".")  # of the data root; the second and third are those of the authors
 _GENERATED = "torus"
 
 
@@ -67,7 +68,7 @@ def load_shape(
     if source == _GENERATED and not Path(source).exists():
         return _material(source, source, repaired(*torus()), None, extent)
     what = "mesh (PLY, OBJ, STL, GLB)" + (", or points with normals (xyz, npy)" if cloud else "")
-    path = find_file(source, data_root(data), "meshes", ".", what=what).resolve()
+    path = find_file(source, data_root(data), *_FOLDERS, what=what).resolve()
     if path.suffix.lower() in TABLES:
         if not cloud:
             raise InputError(

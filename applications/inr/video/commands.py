@@ -28,7 +28,8 @@ class FitVideo(AbstractNewRun):
     """
 
     video: tyro.conf.Positional[str]
-    """A video file, a folder of frames as pictures, or a file of the data root by its name (bikes.mp4)."""
+    """A video file, a folder of frames as pictures, an array of frames in a NumPy file (clip.npy, data.npz/clip), or a file of
+    the data root by its name (bikes.mp4)."""
     config: tyro.conf.OmitArgPrefixes[VideoConfig] = dataclasses.field(default_factory=of_preset(PRESETS))
 
 
