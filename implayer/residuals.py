@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from . import _tree
+from .compiled import always_differentiable, differentiable
 from .problem import Layout, Problem, pack_residual
 from .types import Residual, Tree
 
 
 def with_gauge(F: Residual, gauge: Residual | None) -> Residual:
     """(x, y) -> (F, gauge): the rows of a gauge make a wide F square; solvers see one system."""
-    return F if gauge is None else Gauged(F, gauge)
+    F = always_differentiable(F)
+    return F if gauge is None else Gauged(F, always_differentiable(gauge))
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Displacement(torch.nn.Module):
 
     def forward(self, x: Tree, y: Tree) -> Tree:
         """The displacement."""
-        image = self.f(x, y)
+        image = differentiable(self.f)(x, y)
         if isinstance(y, Tensor) and isinstance(image, Tensor):
             return image - y
         pairs = zip(_tree.leaves(image), _tree.leaves(y), strict=True)

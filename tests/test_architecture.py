@@ -24,6 +24,7 @@ FLOORS = {
     "errors": 0,
     "_capture": 0,
     "modes": 0,
+    "compiled": 0,
     "graph": 0,
     "problem": 1,
     "solution": 1,

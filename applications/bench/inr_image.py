@@ -32,6 +32,8 @@ class Options:
     """Pixels at a time; 0 is all, as the paper."""
     huge_pages: bool = True
     """All systems ask for huge pages where all pixels are taken at once: half of a step goes into page faults otherwise."""
+    compile: bool = False
+    """Our networks also with compiled training steps."""
 
 
 def main(arguments: list[str]) -> int:
@@ -50,9 +52,15 @@ def main(arguments: list[str]) -> int:
         marks=(options.steps,), threads=options.threads, huge_pages=options.huge_pages and not options.chunk,
     )  # fmt: skip
     explicit = replace(base, model="fourier-mfn", depth=4)
-    rows = table({"implicit": base, "explicit": explicit, "plain": replace(explicit, system="plain")}, options.seeds)
-    _ratio("implicit / explicit", rows["implicit"], rows["explicit"])
-    _ratio("explicit / plain torch", rows["explicit"], rows["plain"])
+    systems = {"implicit": base, "explicit": explicit, "plain torch": replace(explicit, system="plain")}
+    pairs = [("implicit", "explicit"), ("explicit", "plain torch")]
+    if options.compile:
+        ours = {f"{name}, compiled": replace(systems[name], compile=True) for name in ("implicit", "explicit")}
+        systems |= ours
+        pairs += [(name, "plain torch") for name in ours] + [tuple(ours)]
+    rows = table(systems, options.seeds)
+    for one, other in pairs:
+        _ratio(f"{one} / {other}", rows[one], rows[other])
     return 0
 
 

@@ -41,6 +41,7 @@ class Asked:
     - `marks`: the steps after which quality is measured, the last of which ends the run.
     - `official`: a checkout of the authors' programs; ours begins with the weights of theirs then.
     - `quality`: whether PSNR is wanted at the marks.
+    - `compile`: whether training steps of ours are compiled.
     - `huge_pages`: whether torch asks the kernel for huge pages for large arrays, as `THP_MEM_ALLOC_ENABLE=1` makes it do.
     """
 
@@ -58,13 +59,15 @@ class Asked:
     official: str | None = None
     quality: bool = True
     huge_pages: bool = False
+    compile: bool = False
 
     @property
     def label(self) -> str:
         """For a table."""
         name = {"ours": self.model, "plain": "plain torch", "authors": f"authors' {self.model}"}[self.system]
         chunked = {None: "", 0: ", all at once"}.get(self.chunk, f", {self.chunk} at a time")
-        return f"{name} {self.depth}L-{self.width}D" + (chunked if self.system == "ours" else "")
+        compiled = ", compiled" if self.compile else ""
+        return f"{name} {self.depth}L-{self.width}D" + (chunked + compiled if self.system == "ours" else "")
 
 
 def measured(asked: Asked) -> dict[str, float]:
@@ -136,7 +139,7 @@ class _Ours:
             oddities = {"power_iterations": 5, "half_states": False, "gabor_entry_alpha": 6.0}
         config = ImageConfig(
             model=asked.model, width=asked.width, depth=asked.depth, size=size, norm=asked.norm, chunk=asked.chunk,
-            seed=asked.seed, steps=max(asked.marks), **oddities,
+            seed=asked.seed, steps=max(asked.marks), compile=asked.compile, **oddities,
         )  # fmt: skip
         self.task = PictureTask(config, self.picture, torch.device("cpu"))
         self.model, self.step = self.task.model, self.task.step

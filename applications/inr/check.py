@@ -5,6 +5,7 @@ import torch
 from ..shared.errors import InputError
 from ..shared.options import require_least, require_positive
 from .config import EXACT, FieldConfig
+from .models.compiled import what_compiling_lacks
 
 _COUNTS = ("width", "steps", "power_iterations", "max_solve_steps", "cache_mb", "grid_levels", "grid_features")
 _POSITIVE = (
@@ -34,15 +35,23 @@ def check_field(config: FieldConfig) -> None:
         raise InputError(f"`--grid-table` is {config.grid_table}; expected at most 24, a table of 16 million nodes.")
     if config.norm == "guard" and not config.guard_rate < 1:
         raise InputError(f"`--guard-rate` is {config.guard_rate}; expected less than 1, for the iteration to converge.")
-    if config.precision != "float32":
-        asked = f"`--precision {config.precision}`"
+    for asked in of_step_maps(config):
         if not config.of_the_paper:
-            raise InputError(f"{asked} is for the families of the paper, not for {config.model}; leave it out.")
+            raise InputError(f"`{asked}` is for the families of the paper, not for {config.model}; leave it out.")
         if config.terms == EXACT:
-            raise InputError(f"{asked} is for truncated gradients, not for --terms {EXACT}; leave one of them out.")
+            raise InputError(f"`{asked}` is for truncated gradients, not for --terms {EXACT}; leave one of them out.")
+
+
+def of_step_maps(config: FieldConfig) -> list[str]:
+    """The options given that change how training steps with a truncated gradient evaluate the map."""
+    rounded = [f"--precision {config.precision}"] if config.precision != "float32" else []
+    return rounded + ["--compile"] * config.compile
 
 
 def check_device(config: FieldConfig, device: torch.device) -> None:
     """Whether the device can do what is asked for. **Raises** `InputError`."""
     if config.precision == "tf32" and device.type != "cuda":
         raise InputError(f"`--precision tf32` is a mode of CUDA devices, not of {device.type}; bf16 works everywhere.")
+    lacking = what_compiling_lacks(device) if config.compile else ""
+    if lacking:
+        raise InputError(f"`--compile` needs {lacking} for {device.type}; leave it out.")

@@ -58,6 +58,9 @@ class FieldConfig:
     precision: Precision = "float32"
     """Of the products with the hidden maps of the paper's families in training steps: tf32 (CUDA devices alone) rounds what
     is multiplied to 11 bits, bf16 to 8. Solves, drawings and weights have single precision."""
+    compile: bool = False
+    """Fuse what training steps of the paper's families evaluate between their products, by torch.compile: seconds more at
+    the start, and a quarter less memory with all points at once; on a CPU it gains no time but for explicit networks."""
     cache_mb: int = 4096
     """Memory for fixed points; those that find no room are solved for from zero."""
     tolerance: float = 1e-3

@@ -38,7 +38,7 @@ def test_experiments_on_the_camera_picture(tmp_path, capsys, name):
     arguments = ["reproduce", name, *TINY, "--families", "fourier", "--out", str(tmp_path / "a")]
     assert main(arguments) == 0
     found = json.loads((tmp_path / "a" / f"{name}.json").read_text())
-    assert len(found["rows"]) == {"impsq-fig4": 3, "impsq-fig5": 6}[name]
+    assert len(found["rows"]) == {"impsq-fig4": 4, "impsq-fig5": 6}[name]
     assert all(
         claim["holds"] == (claim["difference"] > 0) for claim in found["claims"] if "within" not in claim["text"]
     )

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .compiled import affine
 from .maps import MultiplicativeMap
 
 
@@ -30,8 +31,8 @@ class GaborFilter(nn.Module):
         gamma = self.sharpness.relu()
         rows = torch.cat([gamma * self.centre, -gamma.unsqueeze(0) / 2])
         squared = x.square().sum(-1, keepdim=True)
-        exponent = torch.addmm(-gamma * self.centre.square().sum(0) / 2, torch.cat([x, squared], -1), rows)
-        return torch.addmm(self.phase, x, self.frequency).sin() * exponent.exp()
+        exponent = affine(-gamma * self.centre.square().sum(0) / 2, torch.cat([x, squared], -1), rows)
+        return affine(self.phase, x, self.frequency).sin() * exponent.exp()
 
 
 def gabor_map(

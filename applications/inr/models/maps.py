@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .compiled import affine
 from .precision import single
 
 
@@ -87,5 +88,5 @@ class InputMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(points, inputs) -> (points, width)."""
-        waves = torch.addmm(self.phase, x, self.frequency)
+        waves = affine(self.phase, x, self.frequency)
         return waves.sin() if self.sine else waves

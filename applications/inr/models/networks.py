@@ -11,9 +11,10 @@ import implayer
 
 from ..cache import AbstractCache
 from ..config import EXACT, FieldConfig
+from .compiled import CompiledMap
 from .guard import Guard
 from .maps import AbstractMap
-from .precision import single, step_map
+from .precision import RoundedMap, single
 
 TILE = 1024  # points that are solved for at a time where no gradient is wanted: 1 MiB an array at width 256
 _TYPICAL = 0.3  # root mean square of an entry of z, which makes an absolute tolerance of a relative one
@@ -23,6 +24,12 @@ _SHARP = 1e-5  # of solves whose solution is differentiated with respect to the 
 def _stay(problem: implayer.Problem) -> Any:
     """The solver of a training step: none, for the truncated adjoint evaluates the map once and returns its value (11)."""
     return problem.y0
+
+
+def _step_map(map: nn.Module, config: FieldConfig) -> nn.Module:
+    """The map as training steps evaluate it."""
+    map = RoundedMap(map) if config.precision == "bf16" else map
+    return CompiledMap(map) if config.compile else map
 
 
 class AbstractNetwork(nn.Module, abc.ABC):
@@ -102,7 +109,7 @@ class ExplicitNetwork(AbstractMapNetwork):
 
     def __init__(self, map: AbstractMap, outputs: int, config: FieldConfig):
         super().__init__(map, config.width, outputs)
-        self._of_steps = [step_map(map, config.precision)]  # in a list: the map is a submodule already
+        self._of_steps = [_step_map(map, config)]  # in a list: the map is a submodule already
 
     def state(self, x: Tensor, *, order: int = 2) -> implayer.Solution:
         """One evaluation."""
@@ -129,9 +136,7 @@ class ImplicitNetwork(AbstractMapNetwork):
         truncated = implayer.ImplicitAdjoint(linear_solver=implayer.Neumann(terms=max(config.terms, 0)))
         # In a dict, for the parameters of the shared map are registered already. "ignore": one step suffices (11).
         self._layers: dict[Any, Any] = {
-            "step": implayer.FixedPointLayer(
-                step_map(map, config.precision), _stay, adjoint=truncated, on_failure="ignore"
-            )
+            "step": implayer.FixedPointLayer(_step_map(map, config), _stay, adjoint=truncated, on_failure="ignore")
         }
 
     def state(self, x: Tensor, *, order: int = 2) -> implayer.Solution:

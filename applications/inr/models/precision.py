@@ -34,11 +34,6 @@ def _rounded(hidden: nn.Linear, state: Tensor) -> Tensor:
     return product.bfloat16().to(dtype) + hidden.bias
 
 
-def step_map(map: nn.Module, precision: Precision) -> nn.Module:
-    """The map as training steps evaluate it."""
-    return RoundedMap(map) if precision == "bf16" else map
-
-
 @contextlib.contextmanager
 def tensor_float(precision: Precision) -> Iterator[None]:
     """Where that is asked for, products of single precision on a CUDA device are of TF32 numbers: relative error 2^-11."""
@@ -49,7 +44,8 @@ def tensor_float(precision: Precision) -> Iterator[None]:
 @contextlib.contextmanager
 def single() -> Iterator[None]:
     """Products of single precision as they are, also inside `tensor_float`: for solves, and for phases."""
-    inside = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    # A compiled map has no products of phases, and cannot ask for the setting.
+    inside = not torch.compiler.is_compiling() and torch.backends.cuda.matmul.fp32_precision == "tf32"
     with _products("ieee") if inside else contextlib.nullcontext():
         yield
 

@@ -39,7 +39,7 @@ class Figure3(Experiment):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure4(Experiment):
-    """Figure 4 of "(Implicit)^2": training with the truncated gradient, T = 0 and 1, and with the exact one.
+    """Figure 4 of "(Implicit)^2": training with the truncated gradient, T = 0, 1 and 2, and with the exact one.
 
     Example: implayer reproduce impsq-fig4 --size 64
     """

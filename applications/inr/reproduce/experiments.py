@@ -54,17 +54,20 @@ class _Plan:
 
 
 def truncation(command: Figure4) -> None:
-    """Figure 4: T = 0, T = 1 and the exact gradient, Fourier, on the camera picture."""
+    """Figure 4: truncated gradients and the exact one, Fourier, on the camera picture.
+
+    Every step solves to the tolerance, whatever its gradient: one step of the map from the last fixed point, the usual
+    recipe, would cost the truncated ones quality that the exact one keeps.
+    """
     size, steps, width = _reduced(command, (512, 5000, 256), (64, 300, 128))
-    base = replace(PAPER_PICTURE, model="fourier-imfn", width=2 * width, depth=1, size=size, steps=steps)
-    named = {"T = 0": 0, "T = 1": 1, "exact": EXACT}
+    base = replace(PAPER_PICTURE, model="fourier-imfn", width=2 * width, depth=1, size=size, steps=steps, reuse=False)
+    named = {"T = 0": 0, "T = 1": 1, "T = 2": 2, "exact": EXACT}
     plan = _Plan(PICTURES, FitImage, "picture", ["camera"], {name: replace(base, terms=t) for name, t in named.items()})
     found, metrics = _carried_out(command, "impsq-fig4", plan)
     claims = [Claim("T = 1 above T = 0", "T = 1", "T = 0")]
-    lost = statistics.mean(found["exact"]) - statistics.mean(found["T = 1"])
-    gained = statistics.mean(found["exact"]) - statistics.mean(found["T = 0"])
+    lost, more, least = (statistics.mean(found["exact"]) - statistics.mean(found[f"T = {terms}"]) for terms in range(3))
     _finish(command, "impsq-fig4", found, metrics, claims, {}, _timed(metrics))
-    print(f"T = 1 lacks {lost:.2f} dB of the exact gradient, T = 0 lacks {gained:.2f} dB")
+    print(f"T = 0 lacks {lost:.2f} dB of the exact gradient, T = 1 {more:.2f} dB, T = 2 {least:.2f} dB")
 
 
 def camera(command: Figure5) -> None:

@@ -17,7 +17,7 @@ from ...shared.pictures import write_picture
 from ...shared.run_folder import RunFolder
 from ...shared.training import Record
 from ...shared.view import around, normal_map
-from ..check import check_field
+from ..check import check_field, of_step_maps
 from ..models.networks import AbstractNetwork
 from .commands import OCCUPANCY_TASK, SDF_TASK
 from .config import OccupancyConfig, SdfConfig, SolidConfig
@@ -177,8 +177,8 @@ class SdfFit(AbstractSolidFit[SdfConfig]):
             raise InputError(f"`--extent` is {config.extent}; expected more than 0 and at most 1.")
         if config.reuse:
             raise InputError("`--reuse`: a distance takes exact gradients, and so a solve at every step; leave it out.")
-        if config.precision != "float32":
-            raise InputError(f"`--precision {config.precision}`: a distance takes exact gradients; leave it out.")
+        for asked in of_step_maps(config):
+            raise InputError(f"`{asked}`: a distance takes exact gradients; leave it out.")
 
     def load(self, command: AbstractNewRun) -> Shapes:
         """The shape that the command names, or points with normals."""
