@@ -144,7 +144,7 @@ class _Ours:
         self.task = PictureTask(config, self.picture, torch.device("cpu"))
         self.model, self.step = self.task.model, self.task.step
         if asked.official is not None:
-            _begin_with(self.model, _Authors(asked, size).model)
+            _begin_with(self.model, _Authors(asked, size))
 
     def quality(self) -> float:
         target = self.picture.pixels
@@ -219,14 +219,29 @@ class _Authors(_Reference):
         return self.model(self.x, torch.zeros(1, self.width))["output"]
 
 
-def _begin_with(ours: nn.Module, theirs: Any) -> None:
+def _begin_with(ours: nn.Module, authors: "_Authors") -> None:
     """Copy the weights of the authors' network of one layer into ours, so that both take the same steps up to rounding.
 
-    Theirs iterates for the spectral norm in every evaluation of its first solve, too; a solve at a few points brings ours
-    to the same estimate, without which its hidden map is 5 to 10 % too large in the first steps.
+    Theirs iterates for the spectral norm in every evaluation of its first solve, too, ours once a step. So the evaluations
+    of that solve are counted, and ours gets the estimate that theirs has after as many, which is still on its way: another
+    one would change the hidden map of the first steps by some per cent.
     """
+    theirs, evaluations = authors.model, 0
+    hidden = theirs.implicit_layer.f.layers[0].z_map
+    buffers = {name: buffer.clone() for name, buffer in hidden.named_buffers()}
+
+    def count(*_: Any) -> None:
+        nonlocal evaluations
+        evaluations += 1
+
+    handle = hidden.register_forward_pre_hook(count)
     with torch.no_grad():
-        theirs(grid(16, 16), torch.zeros(256, theirs.interm_channels))
+        theirs(authors.x, authors.z)
+        handle.remove()
+        for name, buffer in hidden.named_buffers():
+            buffer.copy_(buffers[name])
+        for _ in range(evaluations - 1):  # the last one is of the step itself
+            hidden(authors.z[:1])
     theirs_of = {
         "map.hidden.0.bias": "implicit_layer.f.layers.0.z_map.bias",
         "map.hidden.0.parametrizations.weight.original": "implicit_layer.f.layers.0.z_map.weight_orig",

@@ -19,9 +19,9 @@ class SoftClip(nn.Module):
         self.target, self.power_iterations = target, power_iterations
         rows, columns = weight.shape
         generator = torch.Generator().manual_seed(0)  # its own: the generator of the user is left alone
-        start = torch.randn(columns, generator=generator, dtype=torch.float64).to(weight)
-        self.register_buffer("v", start / torch.linalg.vector_norm(start))
-        self.register_buffer("u", weight.new_zeros(rows))
+        start = torch.randn(rows, generator=generator, dtype=torch.float64).to(weight)
+        self.register_buffer("u", start / torch.linalg.vector_norm(start))
+        self.register_buffer("v", weight.new_zeros(columns))
         with torch.no_grad():
             self._iterate(weight, _WARM_UP)
 
@@ -41,9 +41,9 @@ class SoftClip(nn.Module):
 
     def _iterate(self, weight: Tensor, times: int) -> None:
         weight = weight.detach()
-        for _ in range(times):
-            self.u.copy_(nn.functional.normalize(torch.mv(weight, self.v), dim=0))
+        for _ in range(times):  # in the order of Miyato et al., algorithm 1
             self.v.copy_(nn.functional.normalize(torch.mv(weight.mT, self.u), dim=0))
+            self.u.copy_(nn.functional.normalize(torch.mv(weight, self.v), dim=0))
 
     def extra_repr(self) -> str:
         """The constants."""

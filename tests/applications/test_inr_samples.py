@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from applications.__main__ import main
+from applications.inr import fit as inr_fit
 from applications.inr.config import ImageConfig
 from applications.inr.grid import grid
 from applications.inr.samples import places, samples_of
@@ -83,3 +84,13 @@ def test_a_mask(tmp_path, capsys):
     assert fit(tmp_path / "b", *with_mask) == 2 and "proportions" in capsys.readouterr().err
     Image.fromarray(np.full((64, 64), 255, np.uint8)).save(tmp_path / "mask.png")
     assert fit(tmp_path / "b", *with_mask) == 2 and "all white" in capsys.readouterr().err
+
+
+def test_a_large_picture_is_told_of_mini_batches(tmp_path, monkeypatch, capsys):
+    """Not where they are there already, nor where all pixels at once are what was asked for."""
+    monkeypatch.setattr(inr_fit, "_MANY", 200)
+    note = "`--preset tuned` takes some"
+    for options, told in (([], True), (["--batch", "100"], False), (["--chunk", "0"], False)):
+        assert fit(tmp_path / "-".join(["a", *options]), *options, steps=1) == 0
+        said = capsys.readouterr()
+        assert (note in said.out + said.err) is told

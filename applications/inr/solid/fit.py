@@ -177,8 +177,9 @@ class SdfFit(AbstractSolidFit[SdfConfig]):
             raise InputError(f"`--extent` is {config.extent}; expected more than 0 and at most 1.")
         if config.reuse:
             raise InputError("`--reuse`: a distance takes exact gradients, and so a solve at every step; leave it out.")
-        for asked in of_step_maps(config):
-            raise InputError(f"`{asked}`: a distance takes exact gradients; leave it out.")
+        asked = of_step_maps(config)
+        if asked:
+            raise InputError(f"`{asked[0]}`: a distance takes exact gradients; leave it out.")
 
     def load(self, command: AbstractNewRun) -> Shapes:
         """The shape that the command names, or points with normals."""
