@@ -17,11 +17,11 @@ class SoftClip(nn.Module):
     def __init__(self, weight: Tensor, target: float, power_iterations: int):
         super().__init__()
         self.target, self.power_iterations = target, power_iterations
-        rows, columns = weight.shape
+        columns = weight.shape[1]
         generator = torch.Generator().manual_seed(0)  # its own: the generator of the user is left alone
-        start = torch.randn(rows, generator=generator, dtype=torch.float64).to(weight)
-        self.register_buffer("u", start / torch.linalg.vector_norm(start))
-        self.register_buffer("v", weight.new_zeros(columns))
+        start = torch.randn(columns, generator=generator, dtype=torch.float64).to(weight)
+        self.register_buffer("v", start / torch.linalg.vector_norm(start))
+        self.register_buffer("u", nn.functional.normalize(torch.mv(weight.detach(), self.v), dim=0))
         with torch.no_grad():
             self._iterate(weight, _WARM_UP)
 
