@@ -27,7 +27,9 @@ def always_differentiable(F: Residual) -> Residual:
 
 def _original(F: Any) -> Any:
     if type(F) is FunctionType:
-        return F.__dict__.get("_torchdynamo_orig_callable")
+        # `functools.wraps` copies the attribute to functions around a compiled one; where a function was made it cannot copy.
+        made = F.__globals__.get("__name__") == "torch._dynamo.eval_frame"
+        return F.__dict__.get("_torchdynamo_orig_callable") if made else None
     if not isinstance(F, torch.nn.Module):
         return None
     if F.__dict__.get("_compiled_call_impl") is not None:  # module.compile()

@@ -1,5 +1,7 @@
 """R28: torch.compile around the layer, of grad, of jvp: right (a graph break is allowed), never the dropped rule."""
 
+import functools
+
 import pytest
 import torch
 
@@ -179,3 +181,19 @@ def test_a_compiled_residual_and_gauge(gauge, x):
 
     fast, slow = layer(lambda g: torch.compile(g, backend="aot_eager")), layer(lambda g: g)
     close(torch.func.hessian(lambda x: fast(x).sum())(x), torch.func.hessian(lambda x: slow(x).sum())(x))
+
+
+def test_a_function_around_a_compiled_one_is_itself(x):
+    compiled = torch.compile(f, backend="eager")
+
+    @functools.wraps(compiled)  # which copies what tells a compiled function
+    def around(x, y):
+        return compiled(x, y) / 2
+
+    leaf = x.clone().requires_grad_()
+    found, right = (
+        implayer.FixedPointLayer(map, implayer.Newton(), initial=torch.zeros_like)(leaf)
+        for map in (around, lambda x, y: f(x, y) / 2)
+    )
+    close(found, right)
+    close(torch.autograd.grad(found.sum(), leaf), torch.autograd.grad(right.sum(), leaf))
